@@ -1,0 +1,86 @@
+"""Gradients of every sample's own log-likelihood, which the mean over a batch hides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from unbackdoor.task import Batch, Task
+from unbackdoor.tree import tree_map
+
+__all__ = ["Handle", "per_sample_gradients", "twice_differentiable"]
+
+
+class Handle(Protocol):
+    """What curvature needs of a `Reparametrisation` or of `FullWeights`."""
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The tuned values by name."""
+
+    def substituted(self, values: Mapping[str, Tensor]) -> Any:
+        """A context in which other values are used."""
+
+
+def per_sample_gradients(handle: Handle, model: nn.Module, task: Task, batch: Batch) -> dict[str, Tensor]:
+    r"""``g_n = d log p(y_n | x_n) / d theta`` for every sample ``n``, Eq. (6) of FIP.
+
+    ``torch.func`` maps the gradient over the batch; layers that it cannot map (fused recurrent kernels,
+    data-dependent branches) are differentiated one sample at a time instead, which gives the same numbers.
+
+    Args:
+        handle: Attached; its values are the parameters.
+        model: In eval mode, so that samples do not mix.
+        task: Gives the log-likelihood.
+        batch: ``B`` samples.
+
+    Returns:
+        For each name a tensor of shape ``(B, *value.shape)``.
+    """
+    values = {name: value.detach() for name, value in handle.parameters().items()}
+
+    def log_likelihood(point: dict[str, Tensor], inputs: Any, targets: Any) -> Tensor:
+        one = Batch(tree_map(lambda t: t.unsqueeze(0), inputs), tree_map(lambda t: t.unsqueeze(0), targets))
+        with handle.substituted(point):
+            return task.log_likelihood(task.forward(model, one.inputs), one.targets).sum()
+
+    gradient = torch.func.grad(log_likelihood)
+    with twice_differentiable(model):
+        if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            try:
+                mapped: dict[str, Tensor] = torch.func.vmap(gradient, in_dims=(None, 0, 0), randomness="different")(
+                    values, batch.inputs, batch.targets
+                )
+                return {name: g.detach() for name, g in mapped.items()}
+            except RuntimeError as error:
+                if "vmap" not in str(error):
+                    raise
+        rows = [_single(handle, model, task, batch[slice(i, i + 1)]) for i in range(len(batch))]
+    return {name: torch.stack([row[name] for row in rows]) for name in values}
+
+
+def _single(handle: Handle, model: nn.Module, task: Task, one: Batch) -> dict[str, Tensor]:
+    values = {name: value.detach().requires_grad_(True) for name, value in handle.parameters().items()}
+    with handle.substituted(values):
+        total = task.log_likelihood(task.forward(model, one.inputs), one.targets).sum()
+    gradients = torch.autograd.grad(total, list(values.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(value) if g is None else g
+        for (name, value), g in zip(values.items(), gradients, strict=True)
+    }
+
+
+@contextmanager
+def twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Kernels that can be differentiated twice inside: plain attention, and no fused recurrent layers."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    with sdpa_kernel(SDPBackend.MATH):
+        if not recurrent:
+            yield
+            return
+        with torch.backends.cudnn.flags(enabled=False), torch.backends.mkldnn.flags(enabled=False):
+            yield

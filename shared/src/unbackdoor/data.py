@@ -1,0 +1,173 @@
+"""A few clean samples, kept on the device, drawn by an explicit generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from unbackdoor.errors import BadData
+from unbackdoor.task import Batch
+from unbackdoor.tree import first_dim, leaves, tree_map
+
+__all__ = ["CleanSet"]
+
+
+class CleanSet:
+    """The defender's clean samples as one resident `Batch`.
+
+    A few hundred to a few thousand samples fit on any device, so batches are index operations and no
+    loader, worker or transform stands between two steps.
+    """
+
+    def __init__(self, samples: Batch) -> None:
+        """Keep ``samples``.
+
+        Raises:
+            BadData: There are none, or inputs and targets differ in number, or inputs hold NaN.
+        """
+        try:
+            count, inputs = first_dim(samples.targets), first_dim(samples.inputs)
+        except ValueError as error:
+            raise BadData(f"clean samples must be tensors with the batch in dimension 0: {error}") from error
+        if count != inputs:
+            raise BadData(f"got {inputs} inputs but {count} targets; give one target for each input.")
+        if count == 0:
+            raise BadData("the clean set is empty; give at least one labelled clean sample (10 or more per class help).")
+        for leaf in leaves(samples.inputs):
+            if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
+                raise BadData("the clean inputs hold NaN or infinite values; remove those samples first.")
+        self.samples = samples
+
+    @classmethod
+    def of(cls, source: Any) -> CleanSet:
+        """Read clean samples from whatever the user has.
+
+        Args:
+            source: A `CleanSet`, a `Batch`, a pair ``(inputs, targets)`` of tensors (or trees of them), a
+                ``Dataset`` or any iterable of ``(input, target)`` samples, or a ``DataLoader`` (any
+                iterable of batches that is a ``DataLoader``). One pass is made over iterables.
+
+        Raises:
+            BadData: The source is empty or its items are not pairs.
+        """
+        if isinstance(source, CleanSet):
+            return source
+        if isinstance(source, Batch):
+            return cls(source)
+        if isinstance(source, tuple | list) and len(source) == 2 and all(leaves(part) for part in source):
+            targets = source[1]
+            return cls(Batch(source[0], targets))
+        if isinstance(source, DataLoader):
+            return cls(_concatenate([_pair(item) for item in source]))
+        if isinstance(source, Dataset) and hasattr(source, "__len__"):
+            return cls(_collate(source[i] for i in range(len(source))))
+        if isinstance(source, Iterable):
+            return cls(_collate(source))
+        raise BadData(
+            f"cannot read clean samples from {type(source).__name__}; "
+            "give a Dataset or DataLoader of (input, target), or a pair of tensors."
+        )
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.samples)
+
+    def to(self, device: torch.device | str) -> CleanSet:
+        """The same samples on ``device``."""
+        return CleanSet(self.samples.to(device))
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """An endless stream of full batches: one random permutation after another, cut into pieces.
+
+        A ``size`` beyond the number of samples repeats them, so that one-shot sets need no special case.
+        """
+        count, device = len(self), leaves(self.samples.targets)[0].device
+        pool = torch.empty(0, dtype=torch.long)
+        while True:
+            while len(pool) < size:
+                pool = torch.cat([pool, torch.randperm(count, generator=generator, device=generator.device).cpu()])
+            index, pool = pool[:size], pool[size:]
+            yield self.samples[index.to(device)]
+
+    def once(self, size: int) -> Iterator[Batch]:
+        """Every sample exactly once, in order; the last batch may be smaller."""
+        for start in range(0, len(self), size):
+            yield self.samples[slice(start, start + size)]
+
+    def split(self, share: float, generator: torch.Generator, strata: Tensor | None = None) -> tuple[CleanSet, CleanSet]:
+        """Tuning part and holdout part; ``share`` (0 to 1) goes to the holdout, group by group of ``strata``.
+
+        Each part has at least one sample. A group of one sample stays in the tuning part.
+
+        Raises:
+            BadData: There are fewer than two samples.
+        """
+        count = len(self)
+        if count < 2:
+            raise BadData("a single clean sample cannot be split into tuning and holdout; give at least two.")
+        shuffled = torch.randperm(count, generator=generator, device=generator.device).cpu()
+        groups = torch.zeros(count, dtype=torch.long) if strata is None else strata.cpu().long()
+        held: list[Tensor] = []
+        for group in groups.unique():
+            members = shuffled[groups[shuffled] == group]
+            held.append(members[: min(len(members) - 1, round(share * len(members)))])
+        index = torch.cat(held)
+        if len(index) == 0:
+            index = shuffled[: max(1, min(count - 1, round(share * count)))]
+        keep = torch.ones(count, dtype=torch.bool)
+        keep[index] = False
+        device = leaves(self.samples.targets)[0].device
+        tuning = keep.nonzero().flatten().to(device)
+        return CleanSet(self.samples[tuning]), CleanSet(self.samples[index.sort().values.to(device)])
+
+
+def _pair(item: Any) -> Batch:
+    if isinstance(item, Mapping):
+        raise BadData(
+            f"an item of the clean data is a dict with keys {sorted(map(str, item))}; "
+            "map it to (input, target) first, for example with a collate_fn."
+        )
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        kind = f"{type(item).__name__} of length {len(item)}" if hasattr(item, "__len__") else type(item).__name__
+        raise BadData(f"an item of the clean data is a {kind}; expected a pair (input, target).")
+    targets = item[1] if leaves(item[1]) else torch.as_tensor(item[1])
+    return Batch(item[0], targets)
+
+
+def _collate(items: Iterable[Any]) -> Batch:
+    pairs = [(pair.inputs, pair.targets) for pair in map(_pair, items)]
+    if not pairs:
+        raise BadData("the clean data set is empty; give at least one labelled clean sample.")
+    try:
+        inputs, targets = default_collate(pairs)
+    except (TypeError, RuntimeError) as error:
+        raise BadData(
+            f"the clean samples cannot be stacked into one tensor ({error}); "
+            "convert every input to a tensor of one shape (torchvision.transforms.v2.ToImage, ToDtype, Resize)."
+        ) from error
+    return Batch(inputs, targets)
+
+
+def _concatenate(batches: list[Batch]) -> Batch:
+    if not batches:
+        raise BadData("the clean loader yields no batch; check its sampler and drop_last.")
+    if not all(leaves(batch.inputs) for batch in batches):
+        raise BadData("the clean loader's inputs are not tensors; convert them in its collate_fn.")
+
+    def join(trees: list[Any]) -> Any:
+        if isinstance(trees[0], Tensor):
+            return torch.cat(trees)
+        if isinstance(trees[0], Mapping):
+            return {key: join([tree[key] for tree in trees]) for key in trees[0]}
+        return type(trees[0])(join([tree[i] for tree in trees]) for i in range(len(trees[0])))
+
+    return Batch(join([b.inputs for b in batches]), join([b.targets for b in batches]))
+
+
+def floats_like(samples: Batch, dtype: torch.dtype) -> Batch:
+    """Floating inputs cast to the model's ``dtype``; integer inputs (tokens) stay."""
+    return Batch(tree_map(lambda t: t.to(dtype) if t.is_floating_point() else t, samples.inputs), samples.targets)

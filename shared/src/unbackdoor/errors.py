@@ -1,0 +1,74 @@
+"""What can go wrong, by name, so that callers catch one thing and the command line prints one line.
+
+Every message says what was given, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BadData",
+    "BadOption",
+    "CheckpointMismatch",
+    "FileRefused",
+    "ModelChanged",
+    "NonFinite",
+    "NothingTrainable",
+    "UnbackdoorError",
+    "UnhealthyAttack",
+    "UnknownName",
+    "UnreachedSite",
+    "UnsafeCheckpoint",
+    "UnsupportedModel",
+]
+
+
+class UnbackdoorError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class BadOption(UnbackdoorError, ValueError):
+    """A hyper-parameter or argument lies outside what its docstring allows."""
+
+
+class BadData(UnbackdoorError, ValueError):
+    """Samples or labels cannot be used: empty, of the wrong form, out of range, of a single class."""
+
+
+class UnknownName(UnbackdoorError, LookupError):
+    """No task, method, attack, model or data set has this name."""
+
+
+class UnsupportedModel(UnbackdoorError, TypeError):
+    """The model is of a kind that cannot be purified (quantised, scripted, sharded, not a module)."""
+
+
+class NonFinite(UnbackdoorError, ArithmeticError):
+    """Weights, outputs or a loss hold NaN or infinity."""
+
+
+class NothingTrainable(UnbackdoorError, ValueError):
+    """No weight is left that the method could tune."""
+
+
+class UnreachedSite(UnbackdoorError, RuntimeError):
+    """A layer's weight changes the output although its ``forward`` is never called, so a handle misses it."""
+
+
+class ModelChanged(UnbackdoorError, RuntimeError):
+    """A method altered the keys, shapes, dtypes or class of the user's model (a bug of the method)."""
+
+
+class CheckpointMismatch(UnbackdoorError, ValueError):
+    """A checkpoint's tensors do not fit the model by name and shape."""
+
+
+class UnsafeCheckpoint(UnbackdoorError, ValueError):
+    """A file would have to be unpickled to be read."""
+
+
+class FileRefused(UnbackdoorError, OSError):
+    """A file or folder exists already, does not exist, or is not what it should be."""
+
+
+class UnhealthyAttack(UnbackdoorError, ValueError):
+    """A victim's accuracy or attack success rate lies below the attack's health floor."""

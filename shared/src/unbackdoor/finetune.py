@@ -1,0 +1,136 @@
+"""The one training loop that all purifiers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unbackdoor.data import CleanSet
+from unbackdoor.errors import BadOption, NonFinite
+from unbackdoor.purifier import Run
+from unbackdoor.schedule import Schedule, learning_rate_factor
+from unbackdoor.task import Batch
+
+__all__ = ["Objective", "finetune"]
+
+Objective = Callable[[int, Batch], Tensor]
+"""``objective(step, batch)`` gives the scalar to minimise; the batch is as drawn, not augmented."""
+
+
+def finetune(
+    parameters: Sequence[Tensor],
+    objective: Objective,
+    clean: CleanSet,
+    run: Run,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    schedule: Schedule = "one-cycle",
+    clip: float | None = None,
+    optimiser: Literal["sgd", "adam"] = "sgd",
+    after_step: Callable[[], None] | None = None,
+    message: str = "purifying",
+) -> None:
+    """Minimise ``objective`` over ``parameters`` (leaf tensors), in place.
+
+    Nothing waits for the device inside the loop. A step whose gradient is not finite changes nothing; if
+    most steps between two looks are of that kind, the last good values come back and ``lr`` is halved.
+
+    Args:
+        parameters: What to tune.
+        objective: See `Objective`.
+        clean: Where batches are drawn from, with ``run.generator``.
+        run: Log and watcher.
+        steps: Number of optimiser steps.
+        batch_size: Samples a step.
+        lr: Peak learning rate.
+        momentum: Of SGD; the first-moment decay of Adam.
+        weight_decay: L2 penalty inside the optimiser.
+        schedule: See `learning_rate_factor`.
+        clip: Largest norm of the whole gradient; None for no limit.
+        optimiser: ``"sgd"`` or ``"adam"``.
+        after_step: Called after each step, to project.
+        message: What a progress bar says.
+
+    Raises:
+        NonFinite: The loss stays NaN or infinite although ``lr`` was halved five times.
+        BadOption: ``optimiser`` is unknown, or ``clip`` is not positive.
+    """
+    tuned = list(parameters)
+    if clip is not None and not clip > 0:
+        raise BadOption(f"clip is {clip}; it must be a positive number or None.")
+    if optimiser == "sgd":
+        chosen: torch.optim.Optimizer = torch.optim.SGD(tuned, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    elif optimiser == "adam":
+        chosen = torch.optim.Adam(tuned, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay)
+    else:
+        raise BadOption(f"no optimiser {optimiser!r}. Known: sgd, adam.")
+    learning_rates = torch.optim.lr_scheduler.LambdaLR(chosen, lambda s: learning_rate_factor(schedule, s, steps))
+    run.trainable = sum(value.numel() for value in tuned)
+    every = max(1, steps // 20)
+    good, halvings = [value.detach().clone() for value in tuned], 0
+    skipped = torch.zeros((), device=tuned[0].device)
+    since = skipped.clone()
+    batches = clean.batches(batch_size, run.generator)
+    for step in range(steps):
+        loss = objective(step, next(batches))
+        gradients = torch.autograd.grad(loss, tuned, allow_unused=True)
+        norm = _assign(tuned, gradients, clip)
+        since += ~torch.isfinite(norm)
+        rate = float(chosen.param_groups[0]["lr"])
+        chosen.step()
+        learning_rates.step()
+        if after_step is not None:
+            after_step()
+        if (step + 1) % every == 0 or step + 1 == steps:
+            bad = int(since)
+            skipped += since
+            since.zero_()
+            if 2 * bad > every:
+                halvings += 1
+                _back_off(tuned, good, chosen, learning_rates, halvings, run)
+            else:
+                good = [value.detach().clone() for value in tuned]
+            run.record(step + 1, steps, message, loss=float(loss.detach()), gradient_norm=float(norm), lr=rate)
+    if int(skipped):
+        run.notice(f"{int(skipped)} of {steps} steps had a loss or gradient that was not finite and were skipped.")
+
+
+def _assign(tuned: Sequence[Tensor], gradients: Sequence[Tensor | None], clip: float | None) -> Tensor:
+    """Put the gradients in place, clipped, or zero if any of them is not finite; returns their norm."""
+    for value, gradient in zip(tuned, gradients, strict=True):
+        value.grad = gradient
+    present = [g for g in gradients if g is not None]
+    norm = torch.nn.utils.get_total_norm(present)
+    limit = torch.inf if clip is None else clip
+    scale = torch.where(torch.isfinite(norm), (limit / (norm + 1e-12)).clamp(max=1.0), torch.zeros_like(norm))
+    torch._foreach_mul_(present, scale)
+    for gradient in present:
+        gradient.nan_to_num_(0.0, 0.0, 0.0)
+    return norm
+
+
+@torch.no_grad()
+def _back_off(
+    tuned: Sequence[Tensor],
+    good: Sequence[Tensor],
+    chosen: torch.optim.Optimizer,
+    learning_rates: torch.optim.lr_scheduler.LambdaLR,
+    halvings: int,
+    run: Run,
+) -> None:
+    if halvings > 5:
+        raise NonFinite("the loss stays NaN or infinite although lr was halved five times; lower lr or check the data.")
+    for value, kept in zip(tuned, good, strict=True):
+        value.copy_(kept)
+    chosen.state.clear()
+    learning_rates.base_lrs = [base / 2 for base in learning_rates.base_lrs]
+    run.notice("most steps had a loss that was not finite: the last good values came back and lr was halved.")
+
+

@@ -1,0 +1,99 @@
+"""What a task package exports: one `TaskKit` under the entry-point group ``unbackdoor.tasks``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from unbackdoor.attack import Attack
+from unbackdoor.task import Batch, Task
+
+__all__ = ["Demo", "Picture", "Splits", "TaskKit", "Trainer"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set in the three parts of the threat model, disjoint.
+
+    Attributes:
+        train: What the attacker poisons and trains on.
+        clean: What the defender holds.
+        test: What figures are measured on; nothing that purifies sees it.
+        classes: Names of the classes, in label order.
+        hints: Options of the package's `Task` that fit this data (image flips, normalisation).
+    """
+
+    train: Batch
+    clean: Batch
+    test: Batch
+    classes: tuple[str, ...]
+    hints: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Trainer(Protocol):
+    """Trains a victim, or a clean model where ``attack`` is None."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        data: Splits,
+        task: Task,
+        attack: Attack | None,
+        *,
+        seed: int,
+        progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+        **options: Any,
+    ) -> None:
+        """Train ``model`` in place; ``progress(step, steps, scalars)`` is called now and then."""
+
+
+class Picture(Protocol):
+    """Draws clean and triggered samples with the answers of several models."""
+
+    def __call__(
+        self, path: Path, samples: Batch, attack: Attack, models: Mapping[str, nn.Module], task: Task, data: Splits
+    ) -> None:
+        """Write the picture to ``path``."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The victim of ``unbackdoor demo``: names within the kit, and options for each."""
+
+    data: str
+    model: str
+    attack: str
+    data_options: Mapping[str, Any] = field(default_factory=dict)
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    train_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskKit:
+    """Everything that the command line and the benchmark need of a task, found by name.
+
+    Attributes:
+        task: Makes the task; keyword options are those of `Splits.hints`.
+        build: ``build(name, num_classes=..., **options)`` makes a model by name.
+        models: Names that `build` is tested with, each with a line of explanation.
+        attacks: Attack classes by name.
+        data: Loaders by name: ``loader(seed=..., path=..., **options) -> Splits``.
+        load_clean: ``load_clean(source, **options) -> (Batch, classes)`` reads the user's own labelled files.
+        train: Trains a victim.
+        demo: The victim of the demo.
+        picture: Draws it.
+    """
+
+    task: Callable[..., Task]
+    build: Callable[..., nn.Module]
+    models: Mapping[str, str]
+    attacks: Mapping[str, type[Attack]]
+    data: Mapping[str, Callable[..., Splits]]
+    load_clean: Callable[..., tuple[Batch, tuple[str, ...]]]
+    train: Trainer
+    demo: Demo
+    picture: Picture

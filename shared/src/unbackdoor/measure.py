@@ -1,0 +1,40 @@
+"""Clean metrics of a model. The defender may use this; nothing here knows of attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from unbackdoor.data import CleanSet
+from unbackdoor.task import Batch, Task
+
+__all__ = ["clean_metrics", "evaluating"]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """All modules in eval mode inside, each in its own mode again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@torch.no_grad()
+def clean_metrics(model: nn.Module, data: Batch, task: Task, *, batch_size: int = 500) -> dict[str, float]:
+    """The task's metrics of ``model`` on ``data``, in percent, the headline first."""
+    device = next(iter(model.parameters())).device
+    meters = task.meters()
+    with evaluating(model):
+        for batch in CleanSet(data).once(batch_size):
+            moved = batch.to(device)
+            outputs = task.predict(model, moved.inputs)
+            for meter in meters.values():
+                meter.update(outputs, moved.targets)
+    return {name: 100.0 * float(meter.compute()) for name, meter in meters.items()}

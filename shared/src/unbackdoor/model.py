@@ -1,0 +1,180 @@
+"""What a user's model is, and what of it must still be true after a purification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+
+from unbackdoor.errors import ModelChanged, NonFinite, NothingTrainable, UnsupportedModel
+
+__all__ = ["Signature", "check_usable", "copy_ready", "inner_model", "master_precision", "materialise"]
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def inner_model(model: Any) -> nn.Module:
+    """The module inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel`` wrappers.
+
+    Raises:
+        UnsupportedModel: ``model`` is no module, is scripted, lazy, quantised or sharded.
+    """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedModel(
+            f"model is a {type(model).__name__}; give an nn.Module with its weights loaded (unbackdoor.load does that)."
+        )
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod
+        else:
+            break
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModel("model is a TorchScript module; give the Python module that it was scripted from.")
+    lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
+    if lazy:
+        raise UnsupportedModel(f"uninitialised lazy parameters: {_some(lazy)}; run one forward pass first.")
+    sharded = [n for n, p in model.named_parameters() if type(p.data).__name__ in ("DTensor", "FlatParameter")]
+    if sharded:
+        raise UnsupportedModel(f"sharded parameters: {_some(sharded)}; gather the full state dict first.")
+    quantised = [name for name, module in model.named_modules() if ".quantized" in type(module).__module__]
+    quantised += [n for n, t in _tensors(model) if t.is_quantized]
+    quantised += [n for n, p in model.named_parameters() if not (p.is_floating_point() or p.is_complex())]
+    quantised += [n for n, _ in model.named_buffers() if n.rpartition(".")[2] in ("qweight", "qzeros")]
+    if quantised:
+        raise UnsupportedModel(
+            f"quantised weights: {_some(quantised)}; dequantise to float32, float16 or bfloat16 first, then purify."
+        )
+    return model
+
+
+def check_usable(model: nn.Module) -> None:
+    """Refuse a model without weights, with all weights frozen, or with NaN or infinity in them.
+
+    Raises:
+        NothingTrainable: There is no parameter with ``requires_grad``.
+        NonFinite: Names every tensor with NaN or infinity.
+    """
+    parameters = list(model.parameters())
+    if not any(p.requires_grad for p in parameters):
+        state = "all parameters have requires_grad=False" if parameters else "the model has no parameters"
+        raise NothingTrainable(f"{state}; set requires_grad=True on the weights that may be changed.")
+    broken = [n for n, t in _tensors(model) if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    if broken:
+        raise NonFinite(f"NaN or infinite values in {_some(broken)}; this checkpoint is damaged, use another.")
+
+
+def copy_ready(model: nn.Module) -> None:
+    """Let ``deepcopy`` pass: old-style weight norm caches a tensor with history, recomputed at each forward."""
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                vars(module)[name] = value.detach()
+
+
+def materialise(model: nn.Module) -> list[str]:
+    """Write parametrised and pruned weights out as plain ones, in place, and say which.
+
+    A mask or a shift on ``weight`` is undone by weight norm, spectral norm or a pruning mask that
+    recomputes it at each forward; such modules' keys change, so the caller is told.
+    """
+    changed: list[str] = []
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            for tensor in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
+                changed.append(f"{name}.{tensor}")
+        for hook in list(module._forward_pre_hooks.values()):
+            tensor = getattr(hook, "_tensor_name", None) or getattr(hook, "name", None)
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, tensor)
+            elif type(hook).__name__ == "WeightNorm":
+                nn.utils.remove_weight_norm(module, tensor)  # type: ignore[arg-type]
+            elif type(hook).__name__ == "SpectralNorm":
+                nn.utils.remove_spectral_norm(module, tensor)  # type: ignore[arg-type]
+            else:
+                continue
+            changed.append(f"{name}.{tensor}")
+    if not changed:
+        return []
+    return [f"parametrised weights were written out as plain tensors, so these keys changed: {_some(changed)}."]
+
+
+@contextmanager
+def master_precision(model: nn.Module) -> Iterator[torch.dtype]:
+    """Half-precision weights are float32 inside and are rounded back afterwards; yields the working dtype."""
+    dtypes = {t.dtype for _, t in _tensors(model) if t.is_floating_point()}
+    if not dtypes.intersection(_HALF):
+        yield max(dtypes, key=lambda d: torch.finfo(d).bits)
+        return
+    given = {name: t.dtype for name, t in _tensors(model)}
+    model.float()
+    try:
+        yield torch.float32
+    finally:
+        for name, tensor in _tensors(model):
+            tensor.data = tensor.data.to(given[name])
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Classes, keys in order, shapes, dtypes, ties and buffers of a model."""
+
+    classes: tuple[tuple[str, type], ...]
+    tensors: tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
+    ties: frozenset[tuple[str, ...]]
+    buffers: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Self:
+        """Take the signature; buffers are copied."""
+        state = model.state_dict()
+        return cls(
+            tuple((name, type(module)) for name, module in model.named_modules()),
+            tuple((n, tuple(t.shape), t.dtype) for n, t in state.items() if isinstance(t, Tensor)),
+            ties(model),
+            {name: buffer.detach().clone() for name, buffer in model.named_buffers()},
+        )
+
+    def check(self, model: nn.Module, *, buffers_may_change: bool) -> None:
+        """Compare with the model as it is now.
+
+        Raises:
+            ModelChanged: Anything but weight values differs (and, where allowed, buffer values).
+            NonFinite: A weight is no longer finite.
+        """
+        now = Signature.of(model)
+        for what in ("classes", "tensors", "ties"):
+            if getattr(now, what) != getattr(self, what):
+                odd = sorted(map(str, set(getattr(now, what)) ^ set(getattr(self, what))))
+                raise ModelChanged(f"the method changed the model's {what}: {_some(odd)}; this is a bug, please report.")
+        moved = [n for n, b in now.buffers.items() if not torch.equal(b, self.buffers[n])]
+        if moved and not buffers_may_change:
+            raise ModelChanged(f"the method changed buffers: {_some(moved)}; this is a bug, please report it.")
+        broken = [n for n, t in _tensors(model) if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+        if broken:
+            raise NonFinite(f"the purification ended with NaN in {_some(broken)}; lower lr.")
+
+
+def ties(model: nn.Module) -> frozenset[tuple[str, ...]]:
+    """Groups of parameter names that share one tensor."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return frozenset(tuple(names) for names in groups.values() if len(names) > 1)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _some(names: list[str], limit: int = 8) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest

@@ -1,0 +1,210 @@
+"""The template every method fills in: checks before, one ``_purify``, checks after."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self, final
+
+import torch
+from torch import nn
+
+from unbackdoor.data import CleanSet, floats_like
+from unbackdoor.errors import BadData, BadOption, NonFinite
+from unbackdoor.measure import clean_metrics, evaluating
+from unbackdoor.model import Signature, check_usable, inner_model, master_precision, materialise
+from unbackdoor.report import Report, versions, weight_hash
+from unbackdoor.task import Task
+from unbackdoor.tree import first_dim, leaves
+
+__all__ = ["Progress", "Purifier", "Run", "Watch", "option"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a `Watch` is told: ``step`` of ``steps``, scalars of that step, the model as it is then."""
+
+    step: int
+    steps: int
+    message: str
+    scalars: Mapping[str, float]
+    model: nn.Module
+
+
+Watch = Callable[[Progress], None]
+"""Called now and then during a purification; it returns nothing, so no method can stop by what it sees."""
+
+
+def option(default: Any, help: str) -> Any:  # noqa: A002 - the command line's own word
+    """A hyper-parameter: a dataclass field with its default and a line of explanation."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class Run:
+    """What a method gets beside model, clean samples and task; nothing of it knows an attack."""
+
+    generator: torch.Generator
+    device: torch.device
+    model: nn.Module
+    watch: Watch | None = None
+    log: list[dict[str, float]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    trainable: int = 0
+    holdout: CleanSet | None = None
+
+    def record(self, step: int, steps: int, message: str, **scalars: float) -> None:
+        """Append scalars to the log and tell the watcher; what is not finite is left out."""
+        scalars = {name: value for name, value in scalars.items() if math.isfinite(value)}
+        self.log.append({"step": float(step), **scalars})
+        if self.watch is not None:
+            self.watch(Progress(step, steps, message, scalars, self.model))
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know; it ends up in the report."""
+        if text not in self.notices:
+            self.notices.append(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purifier(ABC):
+    """A method. Subclasses are frozen dataclasses: their fields are the hyper-parameters.
+
+    The fields are at the same time the options of `unbackdoor.purify`, the flags of the command line
+    and the method's identity in a benchmark.
+    """
+
+    name: ClassVar[str]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    
+    @property
+    def updates_buffers(self) -> bool:
+        """Whether the method re-estimates BatchNorm's running statistics, the only buffers it may change."""
+        return False
+
+    @abstractmethod
+    def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
+        """Change ``model``'s weights in place. It comes in eval mode and in at least float32."""
+
+    @classmethod
+    def make(cls, preset: str | None = None, **options: Any) -> Self:
+        """The method with ``options`` over a named preset over the defaults.
+
+        Raises:
+            BadOption: An option or preset is unknown, or a value is of the wrong type.
+        """
+        if preset is not None and preset not in cls.presets:
+            known = ", ".join(sorted(cls.presets)) or "none"
+            raise BadOption(f"{cls.name} has no preset {preset!r}. Known: {known}.")
+        known_options = {f.name for f in fields(cls)}
+        for name in options:
+            if name not in known_options:
+                raise BadOption(f"{cls.name} has no option {name!r}. Known: {', '.join(sorted(known_options))}.")
+        made = cls(**(dict(cls.presets[preset]) if preset else {}) | options)
+        made._check_common()
+        return made
+
+    def _check_common(self) -> None:
+        for name in ("steps", "batch_size"):
+            value = getattr(self, name, 1)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise BadOption(f"{name} is {value!r}; it must be an integer of at least 1.")
+        lr = getattr(self, "lr", 1.0)
+        if not isinstance(lr, int | float) or not 0 < lr < float("inf"):
+            raise BadOption(f"lr is {lr!r}; it must be a positive number.")
+
+    def options(self) -> dict[str, Any]:
+        """The hyper-parameters by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @final
+    def purify(
+        self, model: nn.Module, clean: Any, task: Task, *, seed: int = 0, watch: Watch | None = None
+    ) -> Report:
+        """Purify ``model`` in place; it keeps class, keys, order, shapes, dtypes, ties, modes and device.
+
+        Args:
+            model: Any module with floating-point weights; parallel and compiled wrappers are looked through.
+            clean: What `CleanSet.of` reads.
+            task: The kind of problem.
+            seed: Of every random draw; the same seed gives the same bits on a CPU.
+            watch: Called now and then.
+
+        Raises:
+            UnbackdoorError: The model, the samples or an option cannot be used; the model is then as it was.
+        """
+        self._check_common()
+        inner = inner_model(model)
+        check_usable(inner)
+        samples = CleanSet.of(clean)
+        notices = materialise(inner)
+        before_hash = weight_hash(inner)
+        signature = Signature.of(inner)
+        total = sum(p.numel() for p in inner.parameters())
+        device = next(inner.parameters()).device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        start = time.perf_counter()
+        originals = {name: value.detach().clone() for name, value in inner.state_dict().items()}
+        try:
+            with evaluating(inner), master_precision(inner) as dtype:
+                run = Run(torch.Generator().manual_seed(seed), device, inner, watch, notices=notices)
+                resident = CleanSet(floats_like(samples.samples.to(device), dtype))
+                self._inspect(inner, resident, task, run)
+                tuning, run.holdout = self._split(resident, task, run)
+                judged = (run.holdout or tuning).samples
+                before = clean_metrics(inner, judged, task)
+                self._purify(inner, tuning, task, run)
+                after = clean_metrics(inner, judged, task)
+            signature.check(inner, buffers_may_change=self.updates_buffers)
+        except BaseException:
+            inner.load_state_dict(originals)
+            raise
+        return Report(
+            method=self.name,
+            options=self.options(),
+            task=task.name,
+            seed=seed,
+            before=before,
+            after=after,
+            measured_on="clean set" if run.holdout is None else "holdout",
+            seconds=time.perf_counter() - start,
+            peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+            trainable=run.trainable,
+            total=total,
+            log=tuple(run.log),
+            notices=tuple(run.notices),
+            hash_before=before_hash,
+            hash_after=weight_hash(inner),
+            versions=versions(device),
+        )
+
+    def _split(self, clean: CleanSet, task: Task, run: Run) -> tuple[CleanSet, CleanSet | None]:
+        share = float(getattr(self, "holdout", 0.0))
+        if not 0 <= share < 1:
+            raise BadOption(f"holdout is {share}; the share of clean samples that is held out must lie in [0, 1).")
+        if share == 0 or len(clean) < 2:
+            return clean, None
+        return clean.split(share, run.generator, task.strata(clean.samples.targets))
+
+    def _inspect(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
+        """Refuse labels, outputs and inputs that do not fit each other before anything is tuned."""
+        first = clean.samples[slice(0, min(len(clean), 32))]
+        with torch.no_grad():
+            outputs = task.predict(model, first.inputs)
+        if not leaves(outputs) or first_dim(outputs) != len(first):
+            raise BadData(
+                f"for {len(first)} inputs the model returned {_shapes(outputs)}; its outputs must have the batch in "
+                "dimension 0 (override Task.forward for models that return something else)."
+            )
+        if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves(outputs)):
+            raise NonFinite("the model's outputs on clean inputs hold NaN or infinity; check the inputs' range.")
+        for text in task.inspect(clean.samples, outputs):
+            run.notice(text)
+
+
+def _shapes(tree: Any) -> str:
+    return ", ".join(str(tuple(leaf.shape)) for leaf in leaves(tree)) or f"a {type(tree).__name__} without tensors"

@@ -1,0 +1,8 @@
+"""Handles on a model's weights: attach, tune a few values, fold back into plain weights."""
+
+from unbackdoor.reparam.full_weights import FullWeights
+from unbackdoor.reparam.neuron_mask import NeuronMask
+from unbackdoor.reparam.site import Reparametrisation, Site
+from unbackdoor.reparam.spectral_shift import SpectralShift
+
+__all__ = ["FullWeights", "NeuronMask", "Reparametrisation", "Site", "SpectralShift"]

@@ -1,0 +1,136 @@
+"""One scalar per neuron that scales its weight vector: the handle of NFT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from unbackdoor.errors import NothingTrainable
+from unbackdoor.reparam.frozen_norm import freeze_norms
+from unbackdoor.reparam.layout import Layout
+from unbackdoor.reparam.site import _KEY, Probe, Reparametrisation, Site, SubstitutedForward, substituted
+
+__all__ = ["NeuronMask"]
+
+
+class NeuronMask(Reparametrisation):
+    r"""Masks ``m`` with ``y = m * (W x) + b``, so ``W <- diag(m) W`` and the bias stays: Eq. (2), (7), (8) of NFT.
+
+    A mask on a convolution whose output goes straight into BatchNorm in train mode does nothing, since
+    the normalisation divides it out again. So there are two sites:
+
+    - ``"weight"``: masks on the weights of linear, convolutional, recurrent and attention layers. BatchNorm
+      must be in eval mode; this is the paper's formula.
+    - ``"norm"``: masks on BatchNorm's scale gamma, ``y = (m gamma) z / s + beta``, which also works in train mode;
+      this is what the authors' code does.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Probe,
+        *,
+        site: Literal["weight", "norm"] = "weight",
+        floor: Callable[[int, int], float] | None = None,
+        ceiling: float = 1.0,
+        skip: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Make masks of ones, shape ``(neurons,)`` each, in the dtype of their weight.
+
+        Args:
+            model: In eval mode.
+            probe: Runs it once.
+            site: Where masks sit, see above.
+            floor: Lower bound ``mu(l, L)`` of the masks at depth ``l`` of ``L``, Eq. (6); 0 without it.
+            ceiling: Upper bound of the masks; Eq. (6) has 1, a larger one lets neurons grow.
+            skip: Tells by qualified parameter name which sites to leave alone.
+
+        Raises:
+            NothingTrainable: No site is left, or ``site="norm"`` and the model has no affine BatchNorm.
+            UnreachedSite: See `Reparametrisation`.
+        """
+        self.site = site
+        self.ceiling = ceiling
+        super().__init__(model, probe, skip=skip)
+        depths = max(s.depth for s in self.sites.values())
+        self.floors = {name: floor(s.depth, depths) if floor else 0.0 for name, s in self.sites.items()}
+        self._values = {
+            name: torch.ones(s.neurons, dtype=s.weight.dtype, device=s.weight.device, requires_grad=True)
+            for name, s in self.sites.items()
+        }
+
+    def effective(self, site: Site, value: Tensor) -> Tensor:
+        """``diag(m) W``."""
+        return site.layout.scale_rows(site.weight, value)
+
+    def engine(self, site: Site, layer: nn.Module) -> type:
+        """Scale the output of plain linear and convolutional layers: no gradient of ``W`` is ever computed."""
+        plain = type(layer) in _PLAIN and self.site == "weight"
+        return ScaledOutput if plain else SubstitutedForward
+
+    def distance(self) -> Tensor:
+        """``||M_0 - M||_1 = sum |1 - m|``, a scalar: the regulariser of Eq. (9)."""
+        return sum((1 - mask).abs().sum() for mask in self._values.values())  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Clamp every mask to ``[mu(l), ceiling]``, Eq. (6)."""
+        for name, mask in self._values.items():
+            mask.clamp_(self.floors[name], self.ceiling)
+
+    @torch.no_grad()
+    def fold_(self) -> None:
+        """``W <- diag(m) W`` in the model's own parameters; biases stay."""
+        for site in self.sites.values():
+            site.weight.copy_(self.effective(site, self.value(site)))
+
+    def __enter__(self) -> Self:
+        """Attach; masks on weights see BatchNorm as the affine map of eval mode, masks on it see train mode."""
+        super().__enter__()
+        if self.site == "weight":
+            freeze_norms(self.model, self._swap)
+        else:
+            for layer, _ in self._classes:
+                layer.train()
+        return self
+
+    def _candidates(self) -> list[tuple[str, nn.Module, list[Layout]]]:
+        if self.site == "weight":
+            return super()._candidates()
+        norms = [(n, m, [Layout("weight")]) for n, m in self.model.named_modules() if isinstance(m, _BatchNorm)]
+        affine = [norm for norm in norms if norm[1].weight is not None]
+        if not affine:
+            raise NothingTrainable(
+                "site='norm' puts masks on BatchNorm's scale, but this model has no affine BatchNorm; use site='weight'."
+            )
+        return affine  # type: ignore[return-value]
+
+
+_PLAIN = {
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+}
+
+
+class ScaledOutput:
+    """The fast engine of masks: ``y = m * (W x) + b``; the gradient of ``m`` is a sum of ``g * W x``."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the layer without its bias, scale its channels, add the bias."""
+        attachment = self.__dict__[_KEY]
+        mask = attachment.handle.value(attachment.only)
+        bias = self._parameters["bias"]  # type: ignore[attr-defined]
+        with substituted(self, {"bias": None}):  # type: ignore[arg-type]
+            out: Tensor = super().forward(*args, **kwargs)  # type: ignore[misc]
+        trailing = [1] * (attachment.only.weight.ndim - 2)
+        scaled = mask.view(-1, *trailing)
+        return out * scaled if bias is None else torch.addcmul(bias.view(-1, *trailing), out, scaled)

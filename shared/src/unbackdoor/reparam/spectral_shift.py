@@ -1,0 +1,120 @@
+"""Shifts of singular values with the singular vectors frozen: the handle of fast FIP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unbackdoor.reparam.frozen_norm import freeze_norms
+from unbackdoor.reparam.neuron_mask import _PLAIN
+from unbackdoor.reparam.site import _KEY, Probe, Reparametrisation, Site, SubstitutedForward, substituted
+
+__all__ = ["SpectralShift"]
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """``W = U diag(s) Vh`` for each group: ``(g, rows, r)``, ``(g, r)``, ``(g, r, columns)``."""
+
+    left: Tensor
+    singular: Tensor
+    right: Tensor
+
+
+class SpectralShift(Reparametrisation):
+    r"""Shifts ``delta`` with ``W = U diag(relu(s + delta)) V^T``: Sec. 5.1 and Eq. (9) of FIP.
+
+    With ``relative=True`` the tuned value is ``rho`` with ``delta = s * rho``: the shift in units of its own
+    singular value. This makes steps, gradients and ``Tr(F)`` independent of the scale of ``W``, which a
+    normalisation that follows makes arbitrary; it goes beyond the paper.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Probe,
+        *,
+        relative: bool = False,
+        skip: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Decompose every weight; values are zeros of shape ``(groups, rank)``.
+
+        Raises:
+            NothingTrainable: No site is left.
+            UnreachedSite: See `Reparametrisation`.
+        """
+        super().__init__(model, probe, skip=skip)
+        self.relative = relative
+        self.factors = {name: _decompose(site) for name, site in self.sites.items()}
+        self._values = {
+            name: torch.zeros_like(factors.singular, requires_grad=True) for name, factors in self.factors.items()
+        }
+
+    def sigma(self, site: Site, value: Tensor) -> Tensor:
+        """``relu(s + delta)``, shape ``(groups, rank)``."""
+        singular = self.factors[site.name].singular
+        return functional.relu(singular + (singular * value if self.relative else value))
+
+    def effective(self, site: Site, value: Tensor) -> Tensor:
+        """``U diag(relu(s + delta)) V^T`` in the weight's shape."""
+        factors = self.factors[site.name]
+        matrix = (factors.left * self.sigma(site, value).unsqueeze(1)) @ factors.right
+        return site.layout.from_matrix(matrix, site.weight)
+
+    def engine(self, site: Site, layer: nn.Module) -> type:
+        """Factored where it is cheaper: ``2 r (K + C_out) < 3 K C_out`` for each group, and the layer is plain."""
+        _, rank, columns = self.factors[site.name].right.shape
+        rows = self.factors[site.name].left.shape[1]
+        cheaper = 2 * rank * (columns + rows) < 3 * columns * rows
+        return FactoredForward if cheaper and type(layer) in _PLAIN else SubstitutedForward
+
+    @torch.no_grad()
+    def fold_(self) -> None:
+        """``W <- W + U diag(relu(s + delta) - s) V^T``, so that a zero shift leaves ``W`` bit for bit."""
+        for site in self.sites.values():
+            factors = self.factors[site.name]
+            change = self.sigma(site, self.value(site)) - factors.singular
+            matrix = (factors.left * change.unsqueeze(1)) @ factors.right
+            site.weight.add_(site.layout.from_matrix(matrix, site.weight))
+
+    def __enter__(self) -> Self:
+        """Attach; BatchNorm in eval mode becomes a plain affine map."""
+        super().__enter__()
+        freeze_norms(self.model, self._swap)
+        return self
+
+
+class FactoredForward:
+    """The fast engine of shifts: ``y = (U diag(sigma)) (V^T x) + b``, two layers and no gradient of ``W``.
+
+    Only the small factor ``U diag(sigma)`` needs a gradient, so ``V^T x`` is all that is kept for it.
+    """
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the layer with ``V^T`` as its weight, then a pointwise layer with ``U diag(sigma)``."""
+        attachment = self.__dict__[_KEY]
+        handle, site = attachment.handle, attachment.only
+        factors = handle.factors[site.name]
+        right = site.layout.from_matrix(factors.right, site.weight)
+        mixing = (factors.left * handle.sigma(site, handle.value(site)).unsqueeze(1)).flatten(0, 1)
+        bias = self._parameters["bias"]  # type: ignore[attr-defined]
+        with substituted(self, {"weight": right, "bias": None}):  # type: ignore[arg-type]
+            inner: Tensor = super().forward(*args, **kwargs)  # type: ignore[misc]
+        spatial = site.weight.ndim - 2
+        if spatial == 0:
+            return functional.linear(inner, mixing, bias)
+        pointwise = (functional.conv1d, functional.conv2d, functional.conv3d)[spatial - 1]
+        kernel = mixing.view(*mixing.shape, *[1] * spatial)
+        return pointwise(inner, kernel, bias, groups=site.layout.groups)
+
+
+@torch.no_grad()
+def _decompose(site: Site) -> _Factors:
+    matrix = site.layout.to_matrix(site.weight.detach())
+    left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
+    return _Factors(left.contiguous(), singular, right.contiguous())

@@ -1,0 +1,92 @@
+"""What a purification did: figures before and after, cost, options, and hashes of the weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+__all__ = ["Report", "versions", "weight_hash"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The evidence that comes back with a purified model.
+
+    Attributes:
+        method: Name of the method.
+        options: Its hyper-parameters.
+        task: Name of the task.
+        seed: Seed of every random draw.
+        before: Clean metrics of the given model, in percent (see `measured_on`).
+        after: The same of the purified model.
+        measured_on: ``"holdout"`` (samples that the method did not tune on) or ``"clean set"``
+            (the samples that it did tune on, so `after` is optimistic).
+        seconds: Wall-clock time of the purification.
+        peak_bytes: Peak memory on a CUDA device, else None.
+        trainable: Number of scalars that were tuned.
+        total: Number of scalars in the model's parameters.
+        log: One mapping of scalars for each logged step.
+        notices: What the user should know: skipped layers, missing classes, skipped steps.
+        hash_before: SHA-256 of the given weights.
+        hash_after: SHA-256 of the purified weights.
+        versions: Python, torch, platform and device.
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    task: str
+    seed: int
+    before: Mapping[str, float] = field(default_factory=dict)
+    after: Mapping[str, float] = field(default_factory=dict)
+    measured_on: str = "clean set"
+    seconds: float = 0.0
+    peak_bytes: int | None = None
+    trainable: int = 0
+    total: int = 0
+    log: tuple[Mapping[str, float], ...] = ()
+    notices: tuple[str, ...] = ()
+    hash_before: str = ""
+    hash_after: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The report as indented JSON; `from_json` reads it back."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False, default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The report that `to_json` wrote."""
+        values = json.loads(text)
+        values["log"], values["notices"] = tuple(values["log"]), tuple(values["notices"])
+        return cls(**values)
+
+
+def weight_hash(model: nn.Module) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of the state dict, in its own order."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def versions(device: torch.device | None = None) -> dict[str, str]:
+    """What a figure depends on beside the code: interpreter, torch, platform, threads, device."""
+    found = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "threads": str(torch.get_num_threads()),
+    }
+    if device is not None:
+        found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return found

@@ -1,0 +1,38 @@
+"""Learning rate over the steps of a run, as a multiple of ``lr``."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+from unbackdoor.errors import BadOption
+
+__all__ = ["Schedule", "learning_rate_factor"]
+
+Schedule = Literal["one-cycle", "cosine", "step", "constant"]
+
+
+def learning_rate_factor(schedule: Schedule, step: int, steps: int) -> float:
+    """The multiple of ``lr`` at ``step`` (0 to ``steps - 1``).
+
+    - ``"one-cycle"``: up from 1/25 by half a cosine over the first 30 %, then down to 0 by another.
+    - ``"cosine"``: from 1 down to 0.
+    - ``"step"``: 1 for the first 80 %, then 0.1 (FIP, appendix A.3.2: a tenth after 40 of 50 epochs).
+    - ``"constant"``: 1.
+
+    Raises:
+        BadOption: The schedule is none of these.
+    """
+    at = step / max(steps, 1)
+    if schedule == "one-cycle":
+        rise = 0.3
+        if at < rise:
+            return 0.04 + 0.96 * (1 - math.cos(math.pi * at / rise)) / 2
+        return (1 + math.cos(math.pi * (at - rise) / (1 - rise))) / 2
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * at)) / 2
+    if schedule == "step":
+        return 1.0 if at < 0.8 else 0.1
+    if schedule == "constant":
+        return 1.0
+    raise BadOption(f"no schedule {schedule!r}. Known: {', '.join(get_args(Schedule))}.")

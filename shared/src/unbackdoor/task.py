@@ -1,0 +1,116 @@
+"""What a purifier must know about a problem, and nothing about any model or attack."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from unbackdoor.tree import Tree, first_dim, tree_map
+
+__all__ = ["Batch", "Meter", "Task"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Some samples: ``inputs`` and ``targets`` are trees of tensors with the batch in dimension 0."""
+
+    inputs: Tree
+    targets: Tree
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return first_dim(self.targets)
+
+    def __getitem__(self, index: Tensor | slice) -> Batch:
+        """The samples at ``index`` (integers, booleans or a slice)."""
+        return Batch(tree_map(lambda t: t[index], self.inputs), tree_map(lambda t: t[index], self.targets))
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same samples on ``device``."""
+        return Batch(tree_map(lambda t: t.to(device), self.inputs), tree_map(lambda t: t.to(device), self.targets))
+
+
+class Meter(Protocol):
+    """A corpus-level metric; any ``torchmetrics.Metric`` is one."""
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Take in one batch of predictions."""
+
+    def compute(self) -> Any:
+        """The value over all batches, as a fraction of 1."""
+
+
+class Task(ABC):
+    """One kind of problem. A package subclasses it once; methods use nothing else of the package.
+
+    ``log_likelihood`` is the one primitive: the loss, the Fisher information and its trace come from it.
+    """
+
+    name: ClassVar[str]
+
+    def forward(self, model: nn.Module, inputs: Tree) -> Tree:
+        """What the model says of ``inputs`` (batch first). Override for dict outputs or teacher forcing."""
+        return model(inputs)
+
+    @abstractmethod
+    def log_likelihood(self, outputs: Tree, targets: Tree) -> Tensor:
+        """``log p(y_n | x_n)`` for every sample: a float tensor of shape ``(batch,)``.
+
+        It must be linear in soft targets, so that MixUp (Eq. 4 of NFT) needs no second loss.
+        """
+
+    def loss(self, outputs: Tree, targets: Tree) -> Tensor:
+        """Mean negative log-likelihood in nats, a scalar (Eq. 1 of NFT, Eq. 4 of FIP divided by n)."""
+        return -self.log_likelihood(outputs, targets).mean()
+
+    @abstractmethod
+    def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
+        """A label-preserving change of every sample, then MixUp with ``lambda ~ Beta(mix, mix)``.
+
+        ``mix=0`` leaves the mixing out. Shapes, dtypes and device stay; targets may become soft.
+        """
+
+    def predict(self, model: nn.Module, inputs: Tree) -> Tree:
+        """What counts as the model's answer for the meters; greedy decoding for sequences."""
+        return self.forward(model, inputs)
+
+    @abstractmethod
+    def meters(self) -> Mapping[str, Meter]:
+        """Fresh metrics by name; the first is the headline of every table."""
+
+    @abstractmethod
+    def correct(self, outputs: Tree, targets: Tree) -> Tensor:
+        """Whether each answer of `predict` is right: bool of shape ``(batch,)``."""
+
+    def perturbable(self, inputs: Tree) -> Tensor:
+        """The float tensor inside ``inputs`` that a defence may perturb (pixels, points, embeddings).
+
+        Raises:
+            NotImplementedError: The task has none.
+        """
+        raise NotImplementedError(f"task {self.name!r} does not say what may be perturbed in its inputs")
+
+    def inspect(self, clean: Batch, outputs: Tree) -> list[str]:
+        """Refuse targets that do not fit the outputs; return notices on what looks wrong but is usable.
+
+        Args:
+            clean: All clean samples.
+            outputs: The model's answer for the first few of them.
+
+        Raises:
+            BadData: The labels cannot be used.
+        """
+        return []
+
+    def samples_per_class(self, targets: Tree) -> float:
+        """``n_c`` of Eq. (9) of NFT: mean number of samples in a class that occurs."""
+        return float(first_dim(targets))
+
+    def strata(self, targets: Tree) -> Tensor | None:
+        """Integer group of each sample, shape ``(batch,)``, for a split that keeps proportions."""
+        return None

@@ -1,0 +1,104 @@
+"""A backdoored model with its attack in one folder: enough to make its poisoned test set again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import safetensors.torch
+from torch import nn
+
+from unbackdoor.attack import Attack
+from unbackdoor.checkpoint import load, read, save, write_atomically
+from unbackdoor.errors import FileRefused, UnhealthyAttack
+from unbackdoor.kit import TaskKit
+from unbackdoor.registry import unknown
+from unbackdoor.report import weight_hash
+
+__all__ = ["Victim", "VictimCard"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimCard:
+    """Where a victim comes from and what it does; stored as ``card.json``.
+
+    ``figures`` holds the clean headline metric, ``asr`` and ``lcr`` on the test part, in percent.
+    """
+
+    task: str
+    model: str
+    model_options: Mapping[str, Any]
+    data: str
+    data_options: Mapping[str, Any]
+    attack: str
+    attack_options: Mapping[str, Any]
+    train_options: Mapping[str, Any]
+    seed: int
+    figures: Mapping[str, float]
+    hash: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A backdoored model, its card and its attack."""
+
+    model: nn.Module
+    attack: Attack
+    card: VictimCard
+
+    def check_health(self) -> None:
+        """Refuse a victim below its attack's floor.
+
+        Raises:
+            UnhealthyAttack: Says which figure is below which floor.
+        """
+        clean, asr = next(iter(self.card.figures.values())), self.card.figures["asr"]
+        floor = self.attack.health
+        if clean < floor.clean or asr < floor.asr:
+            raise UnhealthyAttack(
+                f"the {self.card.attack} victim has a clean score of {clean:.1f} and an ASR of {asr:.1f}; "
+                f"at least {floor.clean:.1f} and {floor.asr:.1f} are needed to prove anything. Train longer, raise the "
+                "poison rate or change the seed."
+            )
+
+    def save(self, folder: str | Path, *, force: bool = False) -> None:
+        """Write ``model.safetensors``, ``attack.safetensors`` and ``card.json`` into ``folder``.
+
+        Raises:
+            FileRefused: The folder holds a victim already and ``force`` is off.
+            UnhealthyAttack: See `check_health`.
+        """
+        self.check_health()
+        folder = Path(folder)
+        card = asdict(self.card) | {"hash": weight_hash(self.model)}
+        save(self.model, folder / "model.safetensors", force=force)
+        state = {name: value.contiguous() for name, value in self.attack.state().items()}
+        write_atomically(folder / "attack.safetensors", lambda p: safetensors.torch.save_file(state, p), force=force)
+        text = json.dumps(card, indent=2) + "\n"
+        write_atomically(folder / "card.json", lambda p: p.write_text(text, encoding="utf-8"), force=force)
+
+    @classmethod
+    def load(cls, folder: str | Path, kit: TaskKit) -> Self:
+        """Read a victim that `save` wrote; ``kit`` builds its model and its attack.
+
+        Raises:
+            FileRefused: The folder holds no victim, or its weights are not those that the card names.
+        """
+        folder = Path(folder)
+        path = folder / "card.json"
+        if not path.is_file():
+            raise FileRefused(f"{folder} holds no victim (no card.json); make one with: unbackdoor attack --out {folder}")
+        card = VictimCard(**json.loads(path.read_text(encoding="utf-8")))
+        if card.attack not in kit.attacks:
+            raise unknown("attack", card.attack, kit.attacks)
+        model = kit.build(card.model, **card.model_options)
+        load(model, folder / "model.safetensors")
+        if card.hash and weight_hash(model) != card.hash:
+            raise FileRefused(f"{folder}/model.safetensors is not the model that card.json describes; make it again.")
+        state, _ = read(folder / "attack.safetensors")
+        attack = kit.attacks[card.attack].restore(card.attack_options, state)
+        return cls(model.eval(), attack, card)
