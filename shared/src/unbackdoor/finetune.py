@@ -82,9 +82,12 @@ def finetune(
         loss = objective(step, next(batches))
         gradients = torch.autograd.grad(loss, tuned, allow_unused=True)
         norm = _assign(tuned, gradients, clip)
-        since += ~torch.isfinite(norm)
+        broken = ~torch.isfinite(norm)
+        since += broken
         rate = float(chosen.param_groups[0]["lr"])
+        last = [value.detach().clone() for value in tuned]
         chosen.step()
+        _undo(tuned, last, broken)
         learning_rates.step()
         if after_step is not None:
             after_step()
@@ -98,22 +101,35 @@ def finetune(
             else:
                 good = [value.detach().clone() for value in tuned]
             run.record(step + 1, steps, message, loss=float(loss.detach()), gradient_norm=float(norm), lr=rate)
+    for value in tuned:
+        value.grad = None
     if int(skipped):
         run.notice(f"{int(skipped)} of {steps} steps had a loss or gradient that was not finite and were skipped.")
 
 
 def _assign(tuned: Sequence[Tensor], gradients: Sequence[Tensor | None], clip: float | None) -> Tensor:
-    """Put the gradients in place, clipped, or zero if any of them is not finite; returns their norm."""
+    """Put the gradients in place, clipped, or zero if any of them is not finite; returns their norm.
+
+    They are copied, since autograd may give one tensor as the gradient of two parameters.
+    """
     for value, gradient in zip(tuned, gradients, strict=True):
-        value.grad = gradient
-    present = [g for g in gradients if g is not None]
+        value.grad = None if gradient is None else gradient.clone()
+    present = [value.grad for value in tuned if value.grad is not None]
     norm = torch.nn.utils.get_total_norm(present)
     limit = torch.inf if clip is None else clip
     scale = torch.where(torch.isfinite(norm), (limit / (norm + 1e-12)).clamp(max=1.0), torch.zeros_like(norm))
-    torch._foreach_mul_(present, scale)
+    if present:
+        torch._foreach_mul_(present, scale)
     for gradient in present:
         gradient.nan_to_num_(0.0, 0.0, 0.0)
     return norm
+
+
+@torch.no_grad()
+def _undo(tuned: Sequence[Tensor], last: Sequence[Tensor], broken: Tensor) -> None:
+    """Bring the last values back where the step is broken: momentum and decay would move them even without a gradient."""
+    for value, kept in zip(tuned, last, strict=True):
+        value.copy_(torch.where(broken, kept, value))
 
 
 @torch.no_grad()

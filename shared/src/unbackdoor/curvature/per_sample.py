@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from unbackdoor.errors import UnsupportedModel
 from unbackdoor.task import Batch, Task
 from unbackdoor.tree import tree_map
 
@@ -40,7 +42,11 @@ def per_sample_gradients(handle: Handle, model: nn.Module, task: Task, batch: Ba
 
     Returns:
         For each name a tensor of shape ``(B, *value.shape)``.
+
+    Raises:
+        UnsupportedModel: BatchNorm uses the statistics of the batch, so that samples have no gradients of their own.
     """
+    _refuse_mixing(model)
     values = {name: value.detach() for name, value in handle.parameters().items()}
 
     def log_likelihood(point: dict[str, Tensor], inputs: Any, targets: Any) -> Tensor:
@@ -63,6 +69,16 @@ def per_sample_gradients(handle: Handle, model: nn.Module, task: Task, batch: Ba
     return {name: torch.stack([row[name] for row in rows]) for name in values}
 
 
+def _refuse_mixing(model: nn.Module) -> None:
+    norms = [(n, m) for n, m in model.named_modules() if isinstance(m, _BatchNorm)]
+    mixing = [name for name, norm in norms if norm.training or norm.running_mean is None]
+    if mixing:
+        raise UnsupportedModel(
+            f"BatchNorm layers take their statistics from the batch, so samples mix: {', '.join(mixing[:8])}. "
+            "Call model.eval() first; layers without running statistics cannot be used here."
+        )
+
+
 def _single(handle: Handle, model: nn.Module, task: Task, one: Batch) -> dict[str, Tensor]:
     values = {name: value.detach().requires_grad_(True) for name, value in handle.parameters().items()}
     with handle.substituted(values):
@@ -82,5 +98,6 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
         if not recurrent:
             yield
             return
-        with torch.backends.cudnn.flags(enabled=False), torch.backends.mkldnn.flags(enabled=False):
+        same = {"deterministic": torch.backends.mkldnn.deterministic, "allow_tf32": None, "fp32_precision": None}
+        with torch.backends.cudnn.flags(enabled=False), torch.backends.mkldnn.flags(enabled=False, **same):
             yield

@@ -36,17 +36,17 @@ class NeuronMask(Reparametrisation):
         *,
         site: Literal["weight", "norm"] = "weight",
         floor: Callable[[int, int], float] | None = None,
-        ceiling: float = 1.0,
+        start: float = 1.0,
         skip: Callable[[str], bool] | None = None,
     ) -> None:
-        """Make masks of ones, shape ``(neurons,)`` each, in the dtype of their weight.
+        """Make masks of ``start``, shape ``(neurons,)`` each, in the dtype of their weight.
 
         Args:
             model: In eval mode.
             probe: Runs it once.
             site: Where masks sit, see above.
             floor: Lower bound ``mu(l, L)`` of the masks at depth ``l`` of ``L``, Eq. (6); 0 without it.
-            ceiling: Upper bound of the masks; Eq. (6) has 1, a larger one lets neurons grow.
+            start: Initial value of every mask; the papers' is 1, a smaller one begins from attenuated neurons.
             skip: Tells by qualified parameter name which sites to leave alone.
 
         Raises:
@@ -54,12 +54,11 @@ class NeuronMask(Reparametrisation):
             UnreachedSite: See `Reparametrisation`.
         """
         self.site = site
-        self.ceiling = ceiling
         super().__init__(model, probe, skip=skip)
         depths = max(s.depth for s in self.sites.values())
         self.floors = {name: floor(s.depth, depths) if floor else 0.0 for name, s in self.sites.items()}
         self._values = {
-            name: torch.ones(s.neurons, dtype=s.weight.dtype, device=s.weight.device, requires_grad=True)
+            name: torch.full((s.neurons,), start, dtype=s.weight.dtype, device=s.weight.device, requires_grad=True)
             for name, s in self.sites.items()
         }
 
@@ -78,9 +77,9 @@ class NeuronMask(Reparametrisation):
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Clamp every mask to ``[mu(l), ceiling]``, Eq. (6)."""
+        """Clamp every mask to ``[mu(l), 1]``, Eq. (6)."""
         for name, mask in self._values.items():
-            mask.clamp_(self.floors[name], self.ceiling)
+            mask.clamp_(self.floors[name], 1.0)
 
     @torch.no_grad()
     def fold_(self) -> None:

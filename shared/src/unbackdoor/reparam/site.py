@@ -175,6 +175,7 @@ class Reparametrisation(ABC):
                     unreached[name] = weight
                 elif id(weight) in sites:
                     sites[id(weight)].owners.append((layer, layout.name))
+                    sites[id(weight)].depth = min(sites[id(weight)].depth, reached[layer])
                 else:
                     sites[id(weight)] = Site(name, weight, layout, [(layer, layout.name)], reached[layer])
         for key, site in list(sites.items()):

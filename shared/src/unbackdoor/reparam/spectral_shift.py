@@ -40,9 +40,19 @@ class SpectralShift(Reparametrisation):
         probe: Probe,
         *,
         relative: bool = False,
+        start: float = 1.0,
+        ceiling: float | None = None,
         skip: Callable[[str], bool] | None = None,
     ) -> None:
-        """Decompose every weight; values are zeros of shape ``(groups, rank)``.
+        """Decompose every weight; values have the shape ``(groups, rank)`` of its singular values.
+
+        Args:
+            model: In eval mode.
+            probe: Runs it once.
+            relative: Whether values are in units of their singular value.
+            start: Initial ``sigma / s``; the paper's is 1 (no shift), a smaller one begins attenuated.
+            ceiling: Largest ``sigma / s``; the paper has none (None), 1 lets singular values only shrink.
+            skip: Tells by qualified parameter name which sites to leave alone.
 
         Raises:
             NothingTrainable: No site is left.
@@ -51,14 +61,27 @@ class SpectralShift(Reparametrisation):
         super().__init__(model, probe, skip=skip)
         self.relative = relative
         self.factors = {name: _decompose(site) for name, site in self.sites.items()}
+        self.ceiling = ceiling
         self._values = {
-            name: torch.zeros_like(factors.singular, requires_grad=True) for name, factors in self.factors.items()
+            name: ((start - 1.0) * self._unit(f)).requires_grad_(True) for name, f in self.factors.items()
         }
+
+    def _unit(self, factors: _Factors) -> Tensor:
+        """The value that a shift of one singular value has: ones, or ``s`` itself."""
+        return torch.ones_like(factors.singular) if self.relative else factors.singular.clone()
 
     def sigma(self, site: Site, value: Tensor) -> Tensor:
         """``relu(s + delta)``, shape ``(groups, rank)``."""
         singular = self.factors[site.name].singular
         return functional.relu(singular + (singular * value if self.relative else value))
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Bring ``sigma`` down to ``ceiling * s`` where it is larger."""
+        if self.ceiling is not None:
+            for name, value in self._values.items():
+                limit = (self.ceiling - 1.0) * self._unit(self.factors[name])
+                torch.minimum(value, limit, out=value)
 
     def effective(self, site: Site, value: Tensor) -> Tensor:
         """``U diag(relu(s + delta)) V^T`` in the weight's shape."""

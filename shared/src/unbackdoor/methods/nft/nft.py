@@ -65,7 +65,7 @@ class NFT(Purifier):
             "momentum": 0.95,
             "schedule": "constant",
             "alpha": 0.8,
-            "ceiling": 1.0,
+            "start": 1.0,
             "clip": None,
         },
         "authors": {
@@ -74,7 +74,7 @@ class NFT(Purifier):
             "momentum": 0.95,
             "schedule": "cosine",
             "alpha": 0.8,
-            "ceiling": 1.0,
+            "start": 1.0,
             "clip": None,
             "site": "norm",
             "mask_penalty": 1e-3,
@@ -92,7 +92,7 @@ class NFT(Purifier):
     alpha: float = option(0.0, "alpha of mu(l) = alpha exp(-beta l); 0 for no lower bound but 0")
     beta: float = option(0.5, "beta of mu(l) = alpha exp(-beta l)")
     depth: Literal["absolute", "relative"] = option("absolute", "l counts layers, or is scaled to a depth of 20")
-    ceiling: float = option(1.0, "upper bound of the masks; above 1 they may also strengthen neurons")
+    start: float = option(0.5, "initial value of the masks; 1 is the papers', less begins from attenuated neurons")
     mask_penalty: float = option(5e-4, "eta_c times n_c: weight of sum |1 - m|, divided by samples per class")
     mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
 
@@ -104,8 +104,8 @@ class NFT(Purifier):
             raise BadOption(f"no mask schedule {self.mask_schedule!r}. Known: {', '.join(get_args(MaskSchedule))}.")
         if self.depth not in ("absolute", "relative"):
             raise BadOption(f"no depth {self.depth!r}. Known: absolute, relative.")
-        if not 0 <= self.alpha <= 1 or self.ceiling < 1:
-            raise BadOption(f"alpha is {self.alpha}, ceiling {self.ceiling}; masks start at 1: 0 <= alpha <= 1 <= ceiling.")
+        if not (0 <= self.alpha <= 1 and 0 < self.start <= 1):
+            raise BadOption(f"alpha is {self.alpha} and start {self.start}; masks lie in [0, 1], so both must too.")
 
     @property
     def updates_buffers(self) -> bool:
@@ -116,7 +116,7 @@ class NFT(Purifier):
         penalty = self.mask_penalty / task.samples_per_class(clean.samples.targets)
         floor = mask_floor(self.mask_schedule, self.alpha, self.beta, self.depth)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
-        mask = NeuronMask(model, probe, site=self.site, floor=floor, ceiling=self.ceiling)
+        mask = NeuronMask(model, probe, site=self.site, floor=floor, start=self.start)
         run.notices += mask.notices
 
         def objective(step: int, batch: Batch) -> Tensor:

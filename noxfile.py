@@ -1,0 +1,129 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox[uv]>=2025.2"]
+# ///
+"""Checks and tests. ``pip install "nox[uv]" && nox`` runs all that a change must pass; ``nox -l`` lists the rest.
+
+Sessions that need torch, which is several gigabytes, share one environment: ``.nox/torch``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PACKAGES = [
+    "shared",
+    *sorted(path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("packages/*/pyproject.toml")),
+]
+SOURCES = [f"{package}/src" for package in PACKAGES]
+TORCH_ENV = ROOT / ".nox" / "torch"
+
+LINT = ["ruff>=0.14"]
+CONTRACTS = ["import-linter>=2.5"]
+TYPES = ["mypy>=1.18"]
+TESTS = ["pytest>=8.4", "pytest-xdist>=3.6", *CONTRACTS]
+
+nox.needs_version = ">=2025.2"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "contracts", "types", "cards", "tests"]
+
+
+def editable(packages: list[str]) -> list[str]:
+    """The arguments that install ``packages`` from this checkout, so that edits take effect at once."""
+    return [argument for package in packages for argument in ("-e", package)]
+
+
+def install(session: nox.Session, env: Path, *arguments: str) -> Path:
+    """Make the environment ``env`` where there is none, install into it and return its interpreter."""
+    python = env / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+    if not python.exists():
+        make = [uv, "venv", "--quiet", "--clear", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
+        session.run(*make, str(env), external=True, silent=True)
+    pip = (
+        [uv, "pip", "install", "--quiet", "--python", str(python)]
+        if uv
+        else [str(python), "-m", "pip", "install", "-q"]
+    )
+    session.run(*pip, *arguments, external=True)
+    return python
+
+
+def torch_env(session: nox.Session) -> Path:
+    """The interpreter of the environment with torch, every package of this checkout and the tools."""
+    return install(session, TORCH_ENV, *editable(PACKAGES), *TESTS, *TYPES)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and formatting of every Python file."""
+    session.install(*LINT)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def contracts(session: nox.Session) -> None:
+    """The walls: which module may import which. Needs no torch."""
+    session.install("--no-deps", *editable(PACKAGES))
+    session.install(*CONTRACTS)
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """Strict types of all library source."""
+    python = torch_env(session)
+    session.run(str(python), "-m", "mypy", *SOURCES, external=True)
+
+
+@nox.session(venv_backend="none")
+def cards(session: nox.Session) -> None:
+    """Every method's card agrees with its code. ``nox -s cards -- NAME`` checks one."""
+    python = torch_env(session)
+    session.run(str(python), "tools/card.py", "--check", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """The fast tests. Further arguments go to pytest: ``nox -s tests -- tests/cli -k demo``."""
+    python = torch_env(session)
+    session.run(str(python), "-m", "pytest", *(session.posargs or ["-n", "2"]), external=True)
+
+
+@nox.session(venv_backend="none")
+def slow(session: nox.Session) -> None:
+    """The tests that train real victims; minutes rather than seconds."""
+    python = torch_env(session)
+    session.run(str(python), "-m", "pytest", "-m", "slow", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def dist(session: nox.Session) -> None:
+    """Build every wheel, install ``unbackdoor[image]`` from them alone and start the command."""
+    tools = install(session, ROOT / ".nox" / "build", "build>=1.2", "twine>=6")
+    wheels = Path(session.create_tmp()) / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    for package in PACKAGES:
+        session.run(str(tools), "-m", "build", "--outdir", str(wheels), package, external=True, silent=True)
+    session.run(str(tools), "-m", "twine", "check", "--strict", *map(str, sorted(wheels.iterdir())), external=True)
+    env = ROOT / ".nox" / "published"
+    shutil.rmtree(env, ignore_errors=True)
+    python = install(session, env, "unbackdoor[image]", "--find-links", str(wheels))
+    command = python.with_name("unbackdoor.exe" if os.name == "nt" else "unbackdoor")
+    with session.chdir(session.create_tmp()):  # so that nothing of the checkout is on the path
+        session.run(str(command), "--version", external=True)
+        session.run(str(command), "list", external=True)
+        session.run(str(command), "card", "nft", external=True, silent=True)
+        session.run(str(command), "demo", "--force", *session.posargs, external=True)
+
+
+if __name__ == "__main__":
+    nox.main()

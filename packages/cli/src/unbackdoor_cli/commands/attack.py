@@ -1,0 +1,125 @@
+"""``unbackdoor attack``: train a backdoored model to experiment with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unbackdoor_cli import flags
+
+if TYPE_CHECKING:
+    from unbackdoor.kit import TaskKit
+    from unbackdoor_cli.victims import Plan
+
+_ATTACK = "Attack and training"
+_FILES = ("model.safetensors", "attack.safetensors", "card.json")
+
+
+def attack(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the victim: model, attack and card.")],
+    task: flags.Task = "image",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=r"Data set, of `unbackdoor list data`. \[default: the demo's]",
+            rich_help_panel="Model and data",
+        ),
+    ] = None,
+    data_path: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Where it lies.", rich_help_panel="Model and data")
+    ] = None,
+    data_option: flags.DataOptions = None,
+    model: flags.Model = None,
+    model_option: flags.ModelOptions = None,
+    attack: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help=r"Of `unbackdoor list attacks`. \[default: the demo's]", rich_help_panel=_ATTACK
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Share of poisoned samples, 0 to 1.", rich_help_panel=_ATTACK)
+    ] = None,
+    attack_option: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="Option of the attack; repeat.", rich_help_panel=_ATTACK)
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Passes over the data.", rich_help_panel=_ATTACK)
+    ] = None,
+    train_option: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="Option of the trainer; repeat.", rich_help_panel=_ATTACK)
+    ] = None,
+    seed: flags.Seed = 0,
+    device: flags.Device = "auto",
+    force: flags.Force = False,
+    json: flags.Json = False,
+    verbose: flags.Verbose = False,
+) -> None:
+    """Train a backdoored model to experiment with.
+
+    Trains on poisoned data and saves a victim: the model, its attack and a
+    card that tells where it comes from. A victim whose attack did not take
+    is refused: nothing could be shown with it.
+
+    Example: unbackdoor attack --data cifar10 --data-path data
+    --model preactresnet18 --attack blend --out victim
+    """
+    from unbackdoor.registry import kit as kit_of
+    from unbackdoor_cli.console import Output
+    from unbackdoor_cli.options import pairs
+    from unbackdoor_cli.paths import check_free
+    from unbackdoor_cli.progress import stages
+    from unbackdoor_cli.tables import figures
+    from unbackdoor_cli.victims import device_of, train_victim
+
+    output = Output(as_json=json)
+    for name in _FILES:
+        check_free(out / name, force=force)
+    kit = kit_of(task)
+    given: dict[str, Mapping[str, object]] = {
+        "data_options": {**pairs(data_option, "--data-option"), **_given(path=data_path and str(data_path.absolute()))},
+        "model_options": pairs(model_option, "--model-option"),
+        "attack_options": {**pairs(attack_option, "--attack-option"), **_given(rate=rate)},
+        "train_options": {**pairs(train_option, "--train-option"), **_given(epochs=epochs)},
+    }
+    plan = _plan(kit, data, model, attack, given)
+    with stages(output) as shown:
+        scene = train_victim(task, kit, plan, seed=seed, device=device_of(device), stages=shown)
+        scene.victim.save(out, force=force)
+    card = scene.victim.card
+    caption = f"On {len(scene.data.test)} test samples. Saved in {out}; next: unbackdoor purify {out} --out FILE"
+    output.result(
+        {"out": str(out), "task": task, "seed": seed, "model": card.model, "data": card.data, "attack": card.attack}
+        | {"metric": next(iter(card.figures)), "figures": card.figures},
+        figures(f"{card.model} on {card.data}, {card.attack} attack, seed {seed}", card.figures, caption),
+    )
+
+
+def _given(**values: object) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _plan(
+    kit: TaskKit, data: str | None, model: str | None, attack: str | None, given: dict[str, Mapping[str, object]]
+) -> Plan:
+    from unbackdoor.errors import BadOption
+    from unbackdoor_cli.victims import Plan
+
+    base = Plan.of_demo(kit, attack)
+    if (data is None) != (model is None):
+        raise BadOption("--data and --model go together: give both, or neither for the demo's.")
+    if data is not None and model is not None:
+        base = Plan(data, model, attack or kit.demo.attack)
+    return Plan(
+        base.data,
+        base.model,
+        base.attack,
+        data_options={**base.data_options, **given["data_options"]},
+        model_options={**base.model_options, **given["model_options"]},
+        attack_options={**base.attack_options, **given["attack_options"]},
+        train_options={**base.train_options, **given["train_options"]},
+    ).checked(kit)

@@ -1,0 +1,33 @@
+"""``unbackdoor card``: the card of a method."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Annotated
+
+import typer
+
+from unbackdoor_cli import flags
+
+
+def card(
+    method: Annotated[str, typer.Argument(help="Name of a method; see: unbackdoor list methods.", show_default=False)],
+    json: flags.Json = False,
+    verbose: flags.Verbose = False,
+) -> None:
+    """Show a method's idea, equations, options and limits."""
+    from rich.markdown import Markdown
+
+    from unbackdoor import registry
+    from unbackdoor_cli.console import Output
+
+    output = Output(as_json=json)
+    text = registry.card(method)
+    if not json and not output.out.is_terminal:
+        typer.echo(text, nl=not text.endswith("\n"))
+        return
+    options = [
+        {"name": f.name, "default": None if f.default is MISSING else f.default, "help": f.metadata.get("help", "")}
+        for f in fields(registry.method(method))
+    ]
+    output.result({"method": method, "options": options, "card": text}, Markdown(text))

@@ -1,0 +1,119 @@
+"""``unbackdoor purify``: from any checkpoint to a purified one, with the evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unbackdoor_cli import flags
+
+if TYPE_CHECKING:
+    from unbackdoor.report import Report
+    from unbackdoor_cli.subjects import Subject
+
+_METHOD = "Method"
+_UNVERIFIED = "ASR unverified: no trigger given"
+
+
+def purify(
+    ctx: typer.Context,
+    checkpoint: Annotated[Path, typer.Argument(help="A file of weights, or a victim's folder.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The purified weights, a .safetensors file.")],
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help=r"The evidence. \[default: report.json beside --out]")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="See: unbackdoor list methods.", rich_help_panel=_METHOD)
+    ] = "nft",
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Named options of the method, such as paper.", rich_help_panel=_METHOD),
+    ] = None,
+    task: flags.Task = "image",
+    model: flags.Model = None,
+    num_classes: flags.NumClasses = None,
+    model_option: flags.ModelOptions = None,
+    data: flags.UserData = None,
+    data_option: flags.DataOptions = None,
+    size: flags.Size = None,
+    mean: flags.Mean = None,
+    std: flags.Std = None,
+    task_option: flags.TaskOptions = None,
+    data_path: flags.DataPath = None,
+    seed: flags.Seed = 0,
+    device: flags.Device = "auto",
+    force: flags.Force = False,
+    json: flags.Json = False,
+    verbose: flags.Verbose = False,
+) -> None:
+    """Purify a checkpoint with a few clean samples.
+
+    Writes the weights, ready to be used instead of the given ones, and a
+    report of what was done. Every hyper-parameter of the method is a flag
+    too, such as --lr 0.5 --steps 300: see unbackdoor card METHOD.
+
+    Example: unbackdoor purify model.pt --model torchvision:resnet18
+    --data photos --out purified.safetensors
+    """
+    import unbackdoor
+    from unbackdoor.checkpoint import write_atomically
+    from unbackdoor.errors import BadOption
+    from unbackdoor.evaluate import evaluate
+    from unbackdoor.registry import method as method_of
+    from unbackdoor_cli.console import Output
+    from unbackdoor_cli.options import hyper_parameters
+    from unbackdoor_cli.paths import check_free
+    from unbackdoor_cli.progress import stages
+    from unbackdoor_cli.subjects import Named, open_subject
+    from unbackdoor_cli.tables import comparison
+
+    output = Output(as_json=json)
+    if out.suffix != ".safetensors":
+        raise BadOption(f"--out is {out}; its name must end in .safetensors.")
+    evidence = report or out.with_name("report.json")
+    for path in (out, evidence):
+        check_free(path, force=force)
+    cls = method_of(method)
+    purifier = cls.make(preset, **hyper_parameters(ctx.args, cls))
+    named = Named(
+        source=checkpoint, task=task, model=model, num_classes=num_classes, data=data, data_path=data_path,
+        model_options=model_option or (), data_options=data_option or (), task_options=task_option or (),
+        size=size, mean=mean, std=std, device=device,
+    )  # fmt: skip
+    with stages(output) as shown:
+        with shown.short(f"opening {checkpoint}"):
+            subject = open_subject(named)
+        watch = shown.watching(f"purifying with {method}")
+        purified, done = unbackdoor.purify(
+            subject.model, subject.held, task=subject.task, method=purifier, seed=seed, watch=watch
+        )
+        before, after, measured_on = dict(done.before), dict(done.after), _where(done, subject)
+        if subject.test is not None:
+            with shown.short("measuring"):
+                before = evaluate(subject.model, subject.test, subject.task, subject.attack)
+                after = evaluate(purified, subject.test, subject.task, subject.attack)
+        origin = {"method": method, "source_sha256": done.hash_before, "unbackdoor": unbackdoor.__version__}
+        unbackdoor.save(purified, out, force=force, metadata=origin)
+        write_atomically(evidence, lambda path: path.write_text(done.to_json() + "\n", encoding="utf-8"), force=force)
+    notices = [*subject.notices, *done.notices]
+    for notice in notices:
+        output.note(notice)
+    asr = "measured" if subject.attack is not None else _UNVERIFIED
+    payload = {
+        "method": method, "task": subject.task_name, "seed": seed, "source": str(checkpoint), "out": str(out),
+        "report": str(evidence), "metric": next(iter(before)), "before": before, "after": after,
+        "measured_on": measured_on, "asr": asr, "seconds": done.seconds, "notices": notices,
+    }  # fmt: skip
+    caption = f"Measured on {measured_on}." + ("" if subject.attack else f"\n{_UNVERIFIED}.")
+    title = f"{checkpoint}: {method}, seed {seed}, {done.seconds:.1f} s"
+    output.result(payload, comparison(title, before, after, caption), f"\nWeights: {out}\nReport:  {evidence}")
+
+
+def _where(report: Report, subject: Subject) -> str:
+    if subject.test is not None:
+        return f"{len(subject.test)} test samples of the victim, which the method did not see"
+    if report.measured_on == "holdout":
+        return "the holdout part of your samples, which the method did not tune on"
+    return f"the {len(subject.held)} samples that the method tuned on, so it is optimistic"

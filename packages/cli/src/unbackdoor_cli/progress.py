@@ -1,0 +1,65 @@
+"""Progress bars on standard error while something long runs; nothing where nobody watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from unbackdoor_cli.console import Output
+
+if TYPE_CHECKING:
+    from unbackdoor.purifier import Progress as Step
+
+__all__ = ["Stages", "stages"]
+
+
+class Stages:
+    """The stages of one command, a line each."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+
+    def training(self, title: str) -> Callable[[int, int, Mapping[str, float]], None]:
+        """What a trainer calls with step, steps and scalars."""
+        line = self._line(title)
+        return lambda step, steps, scalars: self._move(line, step, steps, scalars)
+
+    def watching(self, title: str) -> Callable[[Step], None]:
+        """What a purifier calls with its progress."""
+        line = self._line(title)
+        return lambda now: self._move(line, now.step, now.steps, now.scalars)
+
+    @contextmanager
+    def short(self, title: str) -> Iterator[None]:
+        """A stage without steps."""
+        line = self._line(title)
+        yield
+        self._bars.update(line, total=1, completed=1)
+
+    def _line(self, title: str) -> TaskID:
+        for line in self._bars.tasks:
+            if not line.finished:  # its caller went on without a last step
+                self._bars.update(line.id, total=line.total or 1, completed=line.total or 1)
+        return self._bars.add_task(title, total=None, scalars="")
+
+    def _move(self, line: TaskID, step: int, steps: int, scalars: Mapping[str, float]) -> None:
+        shown = "  ".join(f"{name} {value:.3g}" for name, value in list(scalars.items())[:2])
+        self._bars.update(line, completed=step, total=steps, scalars=shown)
+
+
+@contextmanager
+def stages(output: Output) -> Iterator[Stages]:
+    """Show stages while the block runs, then wipe them off: the result says what there is to say."""
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[scalars]}[/]"),
+    )
+    with Progress(*columns, console=output.err, transient=True, disable=not output.lively) as bars:
+        yield Stages(bars)

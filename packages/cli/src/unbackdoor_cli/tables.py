@@ -1,0 +1,98 @@
+"""The tables that commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["comparison", "demonstration", "figures", "names"]
+
+_LONG = {"asr": "attack success rate (ASR)", "lcr": "label correction rate (LCR)"}
+_LOWER_IS_BETTER = ("asr",)
+_LEGEND = (
+    "Percent, on test data that no method saw.\n"
+    "ASR: triggered samples answered as the attacker wants; lower is better.\n"
+    "LCR: triggered samples answered correctly; higher is better."
+)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+    return table
+
+
+def _framed(title: str, table: Table, caption: str) -> Group:
+    """A table between its title and its caption, which may be wider than it."""
+    return Group(Text(title, style="bold"), table, Text(caption, style="dim"))
+
+
+def _change(name: str, before: float, after: float) -> str:
+    change = after - before
+    if abs(change) < 0.05:
+        return "0.0"
+    good = (change < 0) == (name in _LOWER_IS_BETTER)
+    colour = "green" if good else "red" if abs(change) >= 1 else "yellow"
+    return f"[{colour}]{change:+.1f}[/]"
+
+
+def comparison(title: str, before: Mapping[str, float], after: Mapping[str, float], caption: str) -> Group:
+    """Figures before and after a purification, in percent."""
+    table = _table("percent", "before", "after", "change")
+    for name, old in before.items():
+        new = after[name]
+        table.add_row(_LONG.get(name, name), f"{old:.1f}", f"{new:.1f}", _change(name, old, new))
+    return _framed(title, table, caption)
+
+
+def figures(title: str, values: Mapping[str, float], caption: str) -> Group:
+    """Figures of one model, in percent."""
+    table = _table("figure", "percent")
+    for name, value in values.items():
+        table.add_row(_LONG.get(name, name), f"{value:.1f}")
+    return _framed(title, table, caption)
+
+
+def demonstration(title: str, metric: str, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Group:
+    """One row a method: mean over the runs, with the standard deviation where there are several."""
+    table = _table("method", metric, "ASR", "LCR", f"Δ {metric}", "Δ ASR", "seconds")
+    victim = [run[0] for run in runs]
+    for number, first in enumerate(runs[0]):
+        row = [run[number] for run in runs]
+        clean, asr, lcr, seconds = ([one[key] for one in row] for key in ("clean", "asr", "lcr", "seconds"))
+        shown = [_spread(clean), _spread(asr), _spread(lcr)]
+        if number == 0:
+            table.add_row("[bold]backdoored model[/]", *shown, "", "", "", end_section=True)
+            continue
+        change = _change("clean", _mean([one["clean"] for one in victim]), _mean(clean))
+        drop = _change("asr", _mean([one["asr"] for one in victim]), _mean(asr))
+        table.add_row(str(first["method"]), *shown, change, drop, f"{_mean(seconds):.1f}")
+    return _framed(title, table, _LEGEND)
+
+
+def names(title: str, rows: Mapping[str, str]) -> Table:
+    """Names with a line of explanation each."""
+    table = Table(title=title, box=None, show_header=False, title_justify="left", title_style="bold", padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column()
+    for name, line in rows.items():
+        table.add_row(name, line)
+    return table
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = _mean(values)
+    if len(values) == 1:
+        return f"{mean:.1f}"
+    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    return f"{mean:.1f} ± {deviation:.1f}"

@@ -1,0 +1,101 @@
+# ruff: noqa: PT018 - one promise, one assertion, one message
+"""What every attack must satisfy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unbackdoor.attack import Attack
+from unbackdoor.errors import BadOption
+from unbackdoor.task import Batch
+from unbackdoor.testing.comparison import assert_equal, copy_of, form, generator, global_state_kept, parts
+from unbackdoor.tree import leaves
+
+__all__ = ["check_attack"]
+
+
+def check_attack(attack: Attack, batch: Batch) -> None:
+    """Assert that ``attack`` keeps the promises of `Attack` on ``batch``.
+
+    Args:
+        attack: Its ``rate`` must leave at least one sample of ``batch`` unpoisoned.
+        batch: Samples of several classes, the target among them; floating inputs in [0, 1].
+
+    Raises:
+        AssertionError: Says which promise is broken and how.
+    """
+    given = copy_of(parts(batch))
+    with global_state_kept(f"attack {attack.name!r}"):
+        _check_trigger(attack, batch)
+        _check_labels(attack, batch.targets)
+        _check_poison(attack, batch)
+        restored = type(attack).restore(json.loads(json.dumps(attack.options())), copy_of(attack.state()))
+        assert restored.options() == type(attack).restore(attack.options(), attack.state()).options()
+        assert_equal(
+            restored.trigger(batch.inputs, generator(3)),
+            attack.trigger(batch.inputs, generator(3)),
+            "options() and state(), through JSON and safetensors, must make the same trigger again",
+        )
+    assert_equal(parts(batch), given, f"{attack.name} changed the samples that it was given")
+
+
+def _check_trigger(attack: Attack, batch: Batch) -> None:
+    triggered = attack.trigger(batch.inputs, generator(0))
+    torch.rand(1)
+    again = attack.trigger(batch.inputs, generator(0))
+    assert_equal(triggered, again, "one seed must give one trigger")
+    assert form(triggered) == form(batch.inputs), (
+        f"the trigger must keep shapes, dtypes and device: {form(batch.inputs)} became {form(triggered)}"
+    )
+    changed = False
+    for before, after in zip(leaves(batch.inputs), leaves(triggered), strict=True):
+        changed |= not torch.equal(before, after)
+        if before.is_floating_point() and float(before.min()) >= 0 and float(before.max()) <= 1:
+            low, high = float(after.min()), float(after.max())
+            assert low >= 0 and high <= 1, f"the trigger must stay within [0, 1] as its inputs do, not {low}..{high}"
+    assert changed, "the trigger changed no sample"
+
+
+def _check_labels(attack: Attack, targets: Tensor) -> None:
+    wanted = attack.retarget(targets)
+    assert wanted.shape == targets.shape and wanted.dtype is torch.int64, "retarget must give int64, one a target"
+    assert int(wanted.min()) >= 0 and int(wanted.max()) < attack.num_classes, "retarget gave an unknown class"
+    counts, eligible = attack.counts(targets), attack.eligible(targets)
+    assert counts.dtype is torch.bool and torch.equal(counts, wanted != targets), (
+        "counts must hold exactly for samples whose class the attack changes; others would flatter the success rate"
+    )
+    expected = targets == attack.target if attack.clean_label else counts
+    assert torch.equal(eligible, expected), (
+        "eligible must be the target class for a clean-label attack, and what counts for any other"
+    )
+    asked = functional.one_hot(wanted, attack.num_classes).float()
+    assert bool(attack.succeeded(asked, targets).all()), "succeeded must hold where the model answers as wanted"
+    assert not bool(attack.succeeded(asked.roll(1, dims=1), targets).any()), "succeeded must not hold for other answers"
+
+
+def _check_poison(attack: Attack, batch: Batch) -> None:
+    poisoned = attack.poison(batch, generator(0))
+    base = int((batch.targets == attack.target).sum()) if attack.clean_label else len(batch)
+    indices = poisoned.indices
+    assert len(indices) == round(attack.rate * base), (
+        f"{len(indices)} samples were poisoned; rate {attack.rate} of {base} is {round(attack.rate * base)}"
+    )
+    assert indices.dtype is torch.int64 and bool((indices.diff() > 0).all()), "indices must be sorted, unique int64"
+    assert bool(attack.eligible(batch.targets)[indices].all()), "a sample was poisoned that is not eligible"
+    rest = torch.ones(len(batch), dtype=torch.bool)
+    rest[indices] = False
+    assert_equal(parts(poisoned.samples[rest]), parts(batch[rest]), "a sample was changed that is not in indices")
+    labels = batch.targets[indices] if attack.clean_label else attack.retarget(batch.targets[indices])
+    assert_equal(poisoned.samples.targets[indices], labels, "poisoned labels must be those of retarget or as before")
+    again = attack.poison(batch, generator(0))
+    assert_equal(parts(poisoned.samples), parts(again.samples), "one seed must give one poisoned set")
+    try:
+        replace(attack, rate=1.0).poison(batch, generator(0))
+    except BadOption:
+        return
+    assert attack.clean_label or bool(attack.eligible(batch.targets).all()), "a rate that cannot be met must be refused"

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+QUICK = ["--task", "toy", "--methods", "bn-only,nft"]
+
+
+def test_demo_json_has_the_promised_form(call):
+    payload = call("demo", *QUICK, "--seed", 1, "--json").json
+    assert list(payload)[:4] == ["task", "seed", "metric", "rows"]
+    assert (payload["task"], payload["seed"], payload["metric"]) == ("toy", 1, "accuracy")
+    assert [row["method"] for row in payload["rows"]] == ["none", "bn-only", "nft"]
+    for row in payload["rows"]:
+        assert list(row) == ["method", "clean", "asr", "lcr", "seconds"]
+        assert all(0 <= row[key] <= 100 for key in ("clean", "asr", "lcr"))
+    assert payload["rows"][0]["seconds"] == 0.0
+    assert payload["rows"][0]["asr"] >= 80
+
+
+def test_demo_table_has_a_row_for_each_method(call, folder):
+    result = call("demo", *QUICK)
+    assert result.code == 0
+    assert all(word in result.out for word in ("backdoored model", "bn-only", "nft", "unbackdoor-demo.png"))
+    assert (folder / "unbackdoor-demo.png").read_text() == "backdoored bn-only nft"
+
+
+def test_demo_picks_a_new_name_for_its_picture(call, folder):
+    (folder / "unbackdoor-demo.png").write_text("mine")
+    payload = call("demo", *QUICK, "--json").json
+    assert payload["picture"] == "unbackdoor-demo-2.png"
+    assert (folder / "unbackdoor-demo.png").read_text() == "mine"
+
+
+def test_demo_refuses_a_named_picture_that_exists_before_it_works(call, folder, monkeypatch):
+    (folder / "mine.png").write_text("mine")
+    monkeypatch.setattr("unbackdoor_cli.victims.train_victim", lambda *a, **k: pytest.fail("worked before it checked"))
+    assert "mine.png exists" in call("demo", *QUICK, "--picture", "mine.png").error
+    assert (folder / "mine.png").read_text() == "mine"
+
+
+def test_demo_overwrites_with_force(call, folder):
+    (folder / "unbackdoor-demo.png").write_text("mine")
+    assert call("demo", *QUICK, "--force", "--json").json["picture"] == "unbackdoor-demo.png"
+    assert (folder / "unbackdoor-demo.png").read_text() != "mine"
+
+
+def test_demo_over_seeds_gives_means_and_every_run(call):
+    payload = call("demo", "--task", "toy", "--methods", "bn-only", "--seeds", 2, "--json").json
+    assert [run["seed"] for run in payload["runs"]] == [0, 1]
+    means = [sum(run["rows"][1]["clean"] for run in payload["runs"]) / 2]
+    assert payload["rows"][1]["clean"] == pytest.approx(means[0], abs=1e-3)
+
+
+def test_demo_without_methods_is_refused(call):
+    assert "--methods" in call("demo", "--task", "toy", "--methods", ",").error
+
+
+def test_demo_draws_nothing_half(call, folder, monkeypatch):
+    def broken(path, *a):
+        path.write_text("half")
+        raise OSError("no space left on device")
+
+    import unbackdoor_toy
+
+    monkeypatch.setattr("unbackdoor.registry.kit", lambda name: _with(unbackdoor_toy.KIT, broken))
+    assert "no space left" in call("demo", *QUICK).error
+    assert list(folder.iterdir()) == []
+
+
+def _with(kit, picture):
+    from dataclasses import replace
+
+    return replace(kit, picture=picture)

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from unbackdoor import registry
+
+
+def test_list_without_a_word_shows_all_kinds(call):
+    result = call("list")
+    assert result.code == 0
+    assert all(word in result.out for word in ("Methods", "Tasks", "Attacks", "Models", "Data", "corner", "blobs"))
+
+
+def test_list_methods_is_what_the_registry_has(call):
+    assert list(call("list", "methods", "--json").json["methods"]) == registry.method_names()
+
+
+@pytest.mark.parametrize("kind", ["attacks", "models", "data"])
+def test_list_of_a_kit_is_by_task(call, kind):
+    assert call("list", kind, "--json").json[kind]["toy"]
+
+
+def test_card_when_piped_is_the_file_itself(call):
+    assert call("card", "ft").out == registry.card("ft")
+
+
+def test_card_as_json_holds_the_options(call):
+    card = call("card", "ft", "--json").json
+    assert card["card"] == registry.card("ft")
+    assert {"name": "steps", "default": 200, "help": "optimiser steps"} in card["options"]

@@ -1,0 +1,83 @@
+"""FIP's objective against Eq. (8) assembled by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from unbackdoor.curvature import fisher_diagonal, fisher_trace
+from unbackdoor.curvature.objective import FisherObjective
+from unbackdoor.data import CleanSet
+from unbackdoor.reparam import FullWeights, SpectralShift
+
+EXACT = {"rtol": 0, "atol": 1e-10}
+
+
+def objective(**changes):
+    return FisherObjective(
+        **{"trace_weight": 0.3, "trace_every": 2, "trace_samples": 3, "retain_weight": 5.0, "mixup": 0.0} | changes
+    )
+
+
+@pytest.mark.parametrize("kind", [SpectralShift, FullWeights])
+@pytest.mark.parametrize("step", [0, 1])
+def test_objective_equals_equation_eight(cases, task, run, kind, step):
+    model, batch = cases["conv-bn"].model(), cases["conv-bn"].batch(6)
+    clean = CleanSet(batch)
+    handle = FullWeights(model) if kind is FullWeights else kind(model, lambda: model(batch.inputs))
+    with handle:
+        values = handle.parameters()
+        start = {n: v.detach().clone() for n, v in values.items()}
+        fisher = fisher_diagonal(handle, model, task, clean)
+        anchor = objective().prepare(handle, model, task, clean)
+        with torch.no_grad():
+            for value in values.values():
+                value.add_(0.1)
+        found = objective()(step, batch, handle=handle, model=model, task=task, anchor=anchor, run=run)
+        loss = -task.log_likelihood(model(batch.inputs), batch.targets).mean()
+        retained = sum((fisher[n] * (values[n] - start[n]) ** 2).sum() for n in values)
+        expected = loss + 5.0 / 2 * retained
+        if step == 0:
+            scores = task.log_likelihood(model(batch.inputs[:3]), batch.targets[:3])
+            expected = expected + 0.3 * fisher_trace(scores, list(values.values()), torch.Generator().manual_seed(0))
+        assert_close(found, expected, **EXACT)
+        gradients = torch.autograd.grad(found, list(values.values()))
+        assert_close(list(gradients), list(torch.autograd.grad(expected, list(values.values()))), **EXACT)
+
+
+def test_objective_leaves_terms_of_weight_zero_out(cases, task, run):
+    model, batch = cases["conv-bn"].model(), cases["conv-bn"].batch(6)
+    bare = objective(trace_weight=0.0, retain_weight=0.0)
+    with FullWeights(model) as handle:
+        anchor = bare.prepare(handle, model, task, CleanSet(batch))
+        assert anchor.fisher == {}
+        found = bare(0, batch, handle=handle, model=model, task=task, anchor=anchor, run=run)
+        assert_close(found, task.loss(model(batch.inputs), batch.targets), **EXACT)
+
+
+def test_objective_mixes_the_loss_and_not_the_trace(cases, task, run):
+    model, batch = cases["linear"].model(), cases["linear"].batch(6)
+    mixing = objective(mixup=1.0, retain_weight=0.0, trace_samples=100)
+    with FullWeights(model) as handle:
+        anchor = mixing.prepare(handle, model, task, CleanSet(batch))
+        found = mixing(0, batch, handle=handle, model=model, task=task, anchor=anchor, run=run)
+        generator = torch.Generator().manual_seed(0)
+        mixed = task.augment(batch, generator, mix=1.0)
+        expected = task.loss(model(mixed.inputs), mixed.targets)
+        scores = task.log_likelihood(model(batch.inputs), batch.targets)
+        expected = expected + 0.3 * fisher_trace(scores, list(handle.parameters().values()), generator)
+        assert_close(found, expected, **EXACT)
+
+
+def test_objective_retainer_is_zero_at_the_start_and_grows(cases, task):
+    model, batch = cases["conv-bn"].model(), cases["conv-bn"].batch(6)
+    shift = SpectralShift(model, lambda: model(batch.inputs))
+    with shift:
+        anchor = objective().prepare(shift, model, task, CleanSet(batch))
+        assert float(anchor.distance(shift.parameters()).detach()) == 0
+        with torch.no_grad():
+            for value in shift.parameters().values():
+                value.add_(1.0)
+        expected = float(sum(f.sum() for f in anchor.fisher.values()))
+        assert_close(float(anchor.distance(shift.parameters()).detach()), expected, **EXACT)

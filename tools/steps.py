@@ -1,0 +1,165 @@
+"""Time and peak memory of one step of each method, as multiples of one plain fine-tuning step.
+
+All methods run interleaved in one process on the same model, batch and loss, so that a drift of the
+machine's speed hits all alike; the median over rounds is reported. Peak memory comes from one child
+process a method, which sees nothing of the others. Prints one JSON object.
+
+    python tools/steps.py --width 64 --batch-size 128
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from unbackdoor.curvature import fisher_trace
+from unbackdoor.registry import kit
+from unbackdoor.reparam import FullWeights, NeuronMask, SpectralShift
+from unbackdoor.report import versions
+from unbackdoor.task import Batch, Task
+
+METHODS = ("ft", "nft-weight", "nft-norm", "f-fip", "f-fip-trace", "fip")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="preactresnet18")
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--trace-samples", type=int, default=32)
+    parser.add_argument("--trace-every", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--memory-of", choices=METHODS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory_of:
+        print(json.dumps(_peak(options)))
+        return
+    medians = _medians(options)
+    plain = medians["ft"]
+    ratios = {name: round(seconds / plain, 3) for name, seconds in medians.items()}
+    every = options.trace_every
+    amortised = ((every - 1) * medians["f-fip"] + medians["f-fip-trace"]) / every
+    ratios[f"f-fip with Tr(F) every {every} steps"] = round(amortised / plain, 3)
+    peaks = {name: _child_peak(name) for name in METHODS}
+    result = {
+        "model": options.model,
+        "width": options.width,
+        "batch_size": options.batch_size,
+        "trace_samples": options.trace_samples,
+        "rounds": options.rounds,
+        "seconds": {name: round(seconds, 5) for name, seconds in medians.items()},
+        "time_ratio": ratios,
+        "peak_mebibytes": {name: round(peak / 2**20, 1) for name, peak in peaks.items()},
+        "memory_ratio": {name: round(peak / peaks["ft"], 3) for name, peak in peaks.items()},
+        "versions": versions(torch.device(options.device)),
+    }
+    print(json.dumps(result, indent=2))
+
+
+def _medians(options: argparse.Namespace) -> dict[str, float]:
+    steps = {name: _step(name, options) for name in METHODS}
+    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+    for round_ in range(options.rounds + 2):
+        for name, step in steps.items():
+            _wait(options.device)
+            start = time.perf_counter()
+            step()
+            _wait(options.device)
+            if round_ >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _step(name: str, options: argparse.Namespace) -> Callable[[], None]:
+    package = kit("image")
+    task = package.task()
+    model = package.build(options.model, num_classes=10, width=options.width).to(options.device)
+    model = model.to(memory_format=torch.channels_last).train(name == "ft")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(options.batch_size, 3, 32, 32, generator=generator).to(options.device)
+    labels = torch.randint(0, 10, (options.batch_size,), generator=generator).to(options.device)
+    batch = Batch(images.contiguous(memory_format=torch.channels_last), labels)
+    parameters, objective = _objective(name, model, task, batch, generator, options.trace_samples)
+    sgd = torch.optim.SGD(parameters, lr=1e-5, momentum=0.9)
+
+    def step() -> None:
+        gradients = torch.autograd.grad(objective(), parameters)
+        for value, gradient in zip(parameters, gradients, strict=True):
+            value.grad = gradient
+        sgd.step()
+
+    return step
+
+
+def _objective(
+    name: str, model: nn.Module, task: Task, batch: Batch, generator: torch.Generator, few: int
+) -> tuple[list[Tensor], Callable[[], Tensor]]:
+    probe = partial(task.forward, model, batch.inputs[:2])
+
+    def plain() -> Tensor:
+        return task.loss(task.forward(model, batch.inputs), batch.targets)
+
+    if name == "ft":
+        return list(model.parameters()), plain
+    handles = {
+        "nft-weight": lambda: NeuronMask(model, probe),
+        "nft-norm": lambda: NeuronMask(model, probe, site="norm"),
+        "f-fip": lambda: SpectralShift(model, probe, relative=True),
+        "f-fip-trace": lambda: SpectralShift(model, probe, relative=True),
+        "fip": lambda: FullWeights(model),
+    }
+    handle = handles[name]()
+    handle.__enter__()
+    parameters = list(handle.parameters().values())
+
+    def smooth() -> Tensor:
+        scores = task.log_likelihood(task.forward(model, batch.inputs[:few]), batch.targets[:few])
+        return plain() + 0.01 * fisher_trace(scores, parameters, generator)
+
+    return parameters, smooth if name == "f-fip-trace" else plain
+
+
+def _peak(options: argparse.Namespace) -> int:
+    """Bytes that three steps need beyond the model and its data."""
+    step = _step(options.memory_of, options)
+    if options.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(3):
+            step()
+        return torch.cuda.max_memory_allocated()
+    before = _resident()
+    for _ in range(3):
+        step()
+    return _resident() - before
+
+
+def _resident() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _child_peak(name: str) -> int:
+    command = [sys.executable, *sys.argv, "--memory-of", name]
+    return int(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
