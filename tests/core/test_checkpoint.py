@@ -24,13 +24,13 @@ def model(seed=0):
 
 
 class Malicious:
-    """Unpickles by creating a file."""
+    """Unpickles by making a folder."""
 
     def __init__(self, target):
         self.target = target
 
     def __reduce__(self):
-        return open, (str(self.target), "w")
+        return os.mkdir, (str(self.target),)
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy", "pickle", "nested"])
@@ -38,7 +38,7 @@ def test_load_refuses_a_malicious_pickle_without_running_it(tmp_path, how):
     trap, path = tmp_path / "executed", tmp_path / "model.pt"
     content = {"state_dict": model().state_dict(), "evil": Malicious(trap)} if how == "nested" else Malicious(trap)
     if how == "pickle":
-        path.write_bytes(pickle.dumps(content))
+        path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how != "legacy")
     with pytest.raises(UnsafeCheckpoint, match=r"torch\.save\(model\.state_dict\(\)") as error:

@@ -77,7 +77,7 @@ def test_clean_set_keeps_several_inputs_and_soft_targets():
         ([(X[0], 1, 2)], "tuple of length 3; expected a pair"),
         (DataLoader(X), "expected a pair"),
         ([X[0]], "expected a pair"),
-        ([(X[0], 1), (X[0, :2], 2)], "cannot be stacked"),
+        ([(X[0], 1), (X[0, :2], 2), (X[0], 0)], "cannot be stacked"),
         ([("a sentence", 1), ("another one", 2)], "tensor"),
         ((X, Y[:7]), "10 inputs but 7 targets"),
         ((X, torch.tensor(1)), "batch in dimension 0"),

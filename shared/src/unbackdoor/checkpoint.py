@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,7 +41,9 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
             raise UnsafeCheckpoint(f"{path} is not a valid safetensors file ({error}); fetch it again.") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+    except OSError as error:
+        raise FileRefused(f"cannot read {path}: {error.strerror or error}.") from error
+    except Exception as error:  # a broken file leads torch's unpickler into errors of any kind
         raise UnsafeCheckpoint(
             f"{path} is refused: it is not a plain file of tensors, and reading it could run code that it carries. "
             "If you trust its source, convert it in a sandbox: torch.save(model.state_dict(), 'weights.pt') or "

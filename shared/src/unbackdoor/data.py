@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from unbackdoor.errors import BadData
@@ -58,9 +59,8 @@ class CleanSet:
             return source
         if isinstance(source, Batch):
             return cls(source)
-        if isinstance(source, tuple | list) and len(source) == 2 and all(leaves(part) for part in source):
-            targets = source[1]
-            return cls(Batch(source[0], targets))
+        if _is_pair_of_trees(source):
+            return cls(Batch(source[0], source[1]))
         if isinstance(source, DataLoader):
             return cls(_concatenate([_pair(item) for item in source]))
         if isinstance(source, Dataset) and hasattr(source, "__len__"):
@@ -123,6 +123,16 @@ class CleanSet:
         device = leaves(self.samples.targets)[0].device
         tuning = keep.nonzero().flatten().to(device)
         return CleanSet(self.samples[tuning]), CleanSet(self.samples[index.sort().values.to(device)])
+
+
+def _is_pair_of_trees(source: Any) -> bool:
+    """Whether ``source`` is ``(inputs, targets)`` and not two samples: all batched tensors, or one of them alone."""
+    if not isinstance(source, tuple | list) or len(source) != 2:
+        return False
+    if any(isinstance(part, Tensor) for part in source):
+        return all(leaves(part) for part in source)
+    batched = [isinstance(leaf, Tensor) and leaf.ndim > 0 for part in source for leaf in pytree.tree_leaves(part)]
+    return isinstance(source, tuple) and bool(batched) and all(batched)
 
 
 def _pair(item: Any) -> Batch:

@@ -127,7 +127,7 @@ def _assign(tuned: Sequence[Tensor], gradients: Sequence[Tensor | None], clip: f
 
 @torch.no_grad()
 def _undo(tuned: Sequence[Tensor], last: Sequence[Tensor], broken: Tensor) -> None:
-    """Bring the last values back where the step is broken: momentum and decay would move them even without a gradient."""
+    """Bring the last values back after a broken step: momentum and decay move them even without a gradient."""
     for value, kept in zip(tuned, last, strict=True):
         value.copy_(torch.where(broken, kept, value))
 

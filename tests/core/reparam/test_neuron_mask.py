@@ -229,14 +229,6 @@ def test_mask_depth_counts_a_layer_with_several_weights_once(cases):
     assert mask.sites["head.weight"].depth == 2
 
 
-def test_mask_starts_where_it_is_told(cases):
-    case = cases["linear"]
-    model, batch = case.model(), case.batch()
-    mask = NeuronMask(model, lambda: model(batch.inputs), start=0.5)
-    assert {float(m) for value in mask.parameters().values() for m in value.detach()} == {0.5}
-    assert all(value.is_leaf and value.requires_grad for value in mask.parameters().values())
-
-
 def test_mask_project_clamps_to_the_floor_and_to_one(cases):
     case = cases["linear"]
     model, batch = case.model(), case.batch()
@@ -273,7 +265,8 @@ def test_mask_before_train_mode_batchnorm_changes_nothing_and_in_eval_mode_a_lot
 
     def change(training):
         given, other = copy.deepcopy(model).train(training), copy.deepcopy(halved).train(training)
-        return float((given(x) - other(x)).abs().max() / given(x).abs().max())
+        with torch.no_grad():
+            return float((given(x) - other(x)).abs().max() / given(x).abs().max())
 
     assert change(training=True) < 1e-3
     assert change(training=False) > 0.2
@@ -368,7 +361,7 @@ def test_floor_holds_at_the_end_of_a_run(cases, task, clean):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     before = copy.deepcopy(model)
-    NFT(steps=20, batch_size=12, lr=50.0, alpha=0.8, start=1.0, mixup=0.0).purify(model, clean, task)
+    NFT(steps=20, batch_size=12, lr=50.0, alpha=0.8, mixup=0.0).purify(model, clean, task)
     for index, layer in ((0, 1), (2, 2)):
         ratio = model[index].weight.detach().norm(dim=1) / before[index].weight.detach().norm(dim=1)
         floor = 0.8 * math.exp(-0.5 * layer)

@@ -36,17 +36,15 @@ class NeuronMask(Reparametrisation):
         *,
         site: Literal["weight", "norm"] = "weight",
         floor: Callable[[int, int], float] | None = None,
-        start: float = 1.0,
         skip: Callable[[str], bool] | None = None,
     ) -> None:
-        """Make masks of ``start``, shape ``(neurons,)`` each, in the dtype of their weight.
+        """Make masks of ones, shape ``(neurons,)`` each, in the dtype of their weight.
 
         Args:
             model: In eval mode.
             probe: Runs it once.
             site: Where masks sit, see above.
             floor: Lower bound ``mu(l, L)`` of the masks at depth ``l`` of ``L``, Eq. (6); 0 without it.
-            start: Initial value of every mask; the papers' is 1, a smaller one begins from attenuated neurons.
             skip: Tells by qualified parameter name which sites to leave alone.
 
         Raises:
@@ -58,7 +56,7 @@ class NeuronMask(Reparametrisation):
         depths = max(s.depth for s in self.sites.values())
         self.floors = {name: floor(s.depth, depths) if floor else 0.0 for name, s in self.sites.items()}
         self._values = {
-            name: torch.full((s.neurons,), start, dtype=s.weight.dtype, device=s.weight.device, requires_grad=True)
+            name: torch.ones(s.neurons, dtype=s.weight.dtype, device=s.weight.device, requires_grad=True)
             for name, s in self.sites.items()
         }
 
@@ -74,6 +72,12 @@ class NeuronMask(Reparametrisation):
     def distance(self) -> Tensor:
         """``||M_0 - M||_1 = sum |1 - m|``, a scalar: the regulariser of Eq. (9)."""
         return sum((1 - mask).abs().sum() for mask in self._values.values())  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def attenuate_(self, factor: float) -> None:
+        """Scale every mask by ``factor``."""
+        for mask in self._values.values():
+            mask.mul_(factor)
 
     @torch.no_grad()
     def project_(self) -> None:

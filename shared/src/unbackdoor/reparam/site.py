@@ -188,7 +188,8 @@ class Reparametrisation(ABC):
         self._tell(list(unreached), "never reached in a forward pass in eval mode")
         covered = {id(site.weight) for site in sites.values()} | {id(w) for w in unreached.values()}
         other = [
-            n for n, p in self.model.named_parameters()
+            n
+            for n, p in self.model.named_parameters()
             if p.ndim >= 2 and p.requires_grad and id(p) not in covered and n not in tied and not skip(n)
         ]
         self._tell(other, "in layers of another type (embeddings, the user's own parameters)")

@@ -40,7 +40,7 @@ class SpectralShift(Reparametrisation):
         probe: Probe,
         *,
         relative: bool = False,
-        start: float = 1.0,
+        floor: float | None = None,
         ceiling: float | None = None,
         skip: Callable[[str], bool] | None = None,
     ) -> None:
@@ -50,7 +50,8 @@ class SpectralShift(Reparametrisation):
             model: In eval mode.
             probe: Runs it once.
             relative: Whether values are in units of their singular value.
-            start: Initial ``sigma / s``; the paper's is 1 (no shift), a smaller one begins attenuated.
+            floor: Smallest ``sigma / s``; the paper has none (None). Where ReLU has cut a singular value to 0, no
+                gradient brings it back, so a small floor keeps all of them alive.
             ceiling: Largest ``sigma / s``; the paper has none (None), 1 lets singular values only shrink.
             skip: Tells by qualified parameter name which sites to leave alone.
 
@@ -61,9 +62,9 @@ class SpectralShift(Reparametrisation):
         super().__init__(model, probe, skip=skip)
         self.relative = relative
         self.factors = {name: _decompose(site) for name, site in self.sites.items()}
-        self.ceiling = ceiling
+        self.floor, self.ceiling = floor, ceiling
         self._values = {
-            name: ((start - 1.0) * self._unit(f)).requires_grad_(True) for name, f in self.factors.items()
+            name: torch.zeros_like(factors.singular, requires_grad=True) for name, factors in self.factors.items()
         }
 
     def _unit(self, factors: _Factors) -> Tensor:
@@ -76,12 +77,21 @@ class SpectralShift(Reparametrisation):
         return functional.relu(singular + (singular * value if self.relative else value))
 
     @torch.no_grad()
+    def attenuate_(self, factor: float) -> None:
+        """Scale every ``sigma`` by ``factor``."""
+        for site in self.sites.values():
+            value, unit = self.value(site), self._unit(self.factors[site.name])
+            value.copy_((value + unit).clamp(min=0) * factor - unit)
+
+    @torch.no_grad()
     def project_(self) -> None:
-        """Bring ``sigma`` down to ``ceiling * s`` where it is larger."""
-        if self.ceiling is not None:
-            for name, value in self._values.items():
-                limit = (self.ceiling - 1.0) * self._unit(self.factors[name])
-                torch.minimum(value, limit, out=value)
+        """Bring ``sigma`` into ``[floor * s, ceiling * s]``."""
+        for name, value in self._values.items():
+            unit = self._unit(self.factors[name])
+            if self.floor is not None:
+                torch.maximum(value, (self.floor - 1.0) * unit, out=value)
+            if self.ceiling is not None:
+                torch.minimum(value, (self.ceiling - 1.0) * unit, out=value)
 
     def effective(self, site: Site, value: Tensor) -> Tensor:
         """``U diag(relu(s + delta)) V^T`` in the weight's shape."""

@@ -103,7 +103,7 @@ def tiny_models() -> dict[str, TinyModel]:
     def norm(width: int) -> list[nn.Module]:
         return [nn.BatchNorm2d(width), nn.ReLU()]
 
-    def recurrent(kind: type[nn.LSTM] | type[nn.GRU]) -> nn.Module:
+    def recurrent(kind: type[nn.LSTM | nn.GRU]) -> nn.Module:
         core = kind(3, 4, num_layers=2, bidirectional=True, batch_first=True)
         return nn.Sequential(core, after(_last_step), nn.Linear(8, 3))
 

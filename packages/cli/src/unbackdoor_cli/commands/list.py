@@ -59,7 +59,7 @@ def list_(
 
 def _first_line(thing: object) -> str:
     text = (thing.__doc__ or "").strip()
-    return "" if text.startswith(f"{getattr(thing, '__name__', '')}(") else text.partition("\n")[0]
+    return "" if text.startswith(f"{getattr(thing, '__name__', '')}(") else text.partition("\n")[0].replace("``", "")
 
 
 def _methods() -> dict[str, str]:

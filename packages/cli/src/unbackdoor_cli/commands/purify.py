@@ -94,8 +94,9 @@ def purify(
             with shown.short("measuring"):
                 before = evaluate(subject.model, subject.test, subject.task, subject.attack)
                 after = evaluate(purified, subject.test, subject.task, subject.attack)
-        origin = {"method": method, "source_sha256": done.hash_before, "unbackdoor": unbackdoor.__version__}
-        unbackdoor.save(purified, out, force=force, metadata=origin)
+        # one entry: safetensors writes several in an order of its own, and equal runs shall give equal bytes
+        origin = f"unbackdoor {unbackdoor.__version__}, {method}, seed {seed}, from sha256 {done.hash_before}"
+        unbackdoor.save(purified, out, force=force, metadata={"origin": origin})
         write_atomically(evidence, lambda path: path.write_text(done.to_json() + "\n", encoding="utf-8"), force=force)
     notices = [*subject.notices, *done.notices]
     for notice in notices:

@@ -16,6 +16,7 @@ from unbackdoor.finetune import finetune
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.reparam import SpectralShift
 from unbackdoor.schedule import Schedule
+from unbackdoor.strength import attenuate_and_recover
 from unbackdoor.task import Task
 
 __all__ = ["FastFIP"]
@@ -29,10 +30,16 @@ class FastFIP(Purifier):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "steps": 200,
+            "batch_size": 128,
             "lr": 0.01,
             "schedule": "step",
             "clip": None,
             "relative": False,
+            "floor": None,
+            "ceiling": None,
+            "rounds": 1,
+            "attenuation": 1.0,
+            "holdout": 0.0,
             "mixup": 0.0,
             "trace_weight": 1e-3,
             "trace_every": 10,
@@ -41,15 +48,21 @@ class FastFIP(Purifier):
         },
     }
 
-    steps: int = option(200, "optimiser steps")
-    batch_size: int = option(128, "samples a step")
-    lr: float = option(0.3, "peak learning rate of SGD on the shifts")
+    steps: int = option(500, "optimiser steps of all rounds together")
+    batch_size: int = option(64, "samples a step")
+    lr: float = option(0.2, "peak learning rate of SGD on the shifts")
     momentum: float = option(0.9, "momentum of SGD")
     schedule: Schedule = option("one-cycle", "learning rate over the run: one-cycle, cosine, step or constant")
-    clip: float | None = option(0.3, "largest norm of the gradient of all shifts together")
+    clip: float | None = option(None, "largest norm of the gradient of all shifts together")
     relative: bool = option(True, "shifts in units of their singular value")
-    mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
-    trace_weight: float = option(0.05, "eta_F: weight of Tr(F)")
+    floor: float | None = option(0.05, "smallest singular value in units of the given one; None for no bound but 0")
+    ceiling: float | None = option(1.0, "largest singular value in units of the given one; None for no bound")
+    rounds: int = option(5, "rounds of attenuation and recovery at most; they share the steps")
+    attenuation: float = option(0.7, "factor of each round on all values before they recover; 1 for none")
+    max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that the rounds may cost")
+    holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
+    mixup: float = option(0.1, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
+    trace_weight: float = option(1e-3, "eta_F: weight of Tr(F)")
     trace_every: int = option(10, "Tr(F) enters every so many steps")
     trace_samples: int = option(32, "samples of a batch that estimate Tr(F)")
     retain_weight: float = option(0.0, "eta_r: weight of the Fisher-weighted distance to the given model")
@@ -70,20 +83,35 @@ class FastFIP(Purifier):
             mixup=self.mixup,
         )
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
-        with SpectralShift(model, probe, relative=self.relative) as shift:
+        with SpectralShift(model, probe, relative=self.relative, floor=self.floor, ceiling=self.ceiling) as shift:
             run.notices += shift.notices
             anchor = objective.prepare(shift, model, task, clean)
-            finetune(
-                list(shift.parameters().values()),
-                partial(objective, handle=shift, model=model, task=task, anchor=anchor, run=run),
-                clean,
+
+            def tune(steps: int, message: str) -> None:
+                finetune(
+                    list(shift.parameters().values()),
+                    partial(objective, handle=shift, model=model, task=task, anchor=anchor, run=run),
+                    clean,
+                    run,
+                    steps=steps,
+                    batch_size=self.batch_size,
+                    lr=self.lr,
+                    momentum=self.momentum,
+                    schedule=self.schedule,
+                    clip=self.clip,
+                    after_step=shift.project_,
+                    message=f"shifting singular values {message}",
+                )
+
+            attenuate_and_recover(
+                shift,
+                tune,
+                model,
+                task,
                 run,
                 steps=self.steps,
-                batch_size=self.batch_size,
-                lr=self.lr,
-                momentum=self.momentum,
-                schedule=self.schedule,
-                clip=self.clip,
-                message="shifting singular values",
+                rounds=self.rounds,
+                attenuation=self.attenuation,
+                max_clean_drop=self.max_clean_drop,
             )
             shift.fold_()

@@ -16,6 +16,7 @@ from unbackdoor.finetune import finetune
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.reparam import NeuronMask
 from unbackdoor.schedule import Schedule
+from unbackdoor.strength import attenuate_and_recover
 from unbackdoor.task import Batch, Task
 
 __all__ = ["NFT", "mask_floor"]
@@ -61,28 +62,37 @@ class NFT(Purifier):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "steps": 400,
+            "batch_size": 128,
             "lr": 0.05,
             "momentum": 0.95,
             "schedule": "constant",
             "alpha": 0.8,
-            "start": 1.0,
+            "rounds": 1,
+            "attenuation": 1.0,
+            "holdout": 0.0,
             "clip": None,
+            "mask_penalty": 5e-4,
+            "mixup": 1.0,
         },
         "authors": {
             "steps": 1000,
+            "batch_size": 128,
             "lr": 0.05,
             "momentum": 0.95,
             "schedule": "cosine",
             "alpha": 0.8,
-            "start": 1.0,
+            "rounds": 1,
+            "attenuation": 1.0,
+            "holdout": 0.0,
             "clip": None,
             "site": "norm",
             "mask_penalty": 1e-3,
+            "mixup": 1.0,
         },
     }
 
-    steps: int = option(300, "optimiser steps")
-    batch_size: int = option(128, "samples a step")
+    steps: int = option(500, "optimiser steps of all rounds together")
+    batch_size: int = option(64, "samples a step")
     lr: float = option(1.0, "peak learning rate of SGD on the masks")
     momentum: float = option(0.9, "momentum of SGD")
     schedule: Schedule = option("one-cycle", "learning rate over the run: one-cycle, cosine, step or constant")
@@ -92,9 +102,12 @@ class NFT(Purifier):
     alpha: float = option(0.0, "alpha of mu(l) = alpha exp(-beta l); 0 for no lower bound but 0")
     beta: float = option(0.5, "beta of mu(l) = alpha exp(-beta l)")
     depth: Literal["absolute", "relative"] = option("absolute", "l counts layers, or is scaled to a depth of 20")
-    start: float = option(0.5, "initial value of the masks; 1 is the papers', less begins from attenuated neurons")
-    mask_penalty: float = option(5e-4, "eta_c times n_c: weight of sum |1 - m|, divided by samples per class")
-    mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
+    rounds: int = option(5, "rounds of attenuation and recovery at most; they share the steps")
+    attenuation: float = option(0.7, "factor of each round on all values before they recover; 1 for none")
+    max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that the rounds may cost")
+    holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
+    mask_penalty: float = option(0.0, "eta_c times n_c: weight of sum |1 - m|, divided by samples per class")
+    mixup: float = option(0.1, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -104,8 +117,8 @@ class NFT(Purifier):
             raise BadOption(f"no mask schedule {self.mask_schedule!r}. Known: {', '.join(get_args(MaskSchedule))}.")
         if self.depth not in ("absolute", "relative"):
             raise BadOption(f"no depth {self.depth!r}. Known: absolute, relative.")
-        if not (0 <= self.alpha <= 1 and 0 < self.start <= 1):
-            raise BadOption(f"alpha is {self.alpha} and start {self.start}; masks lie in [0, 1], so both must too.")
+        if not 0 <= self.alpha <= 1:
+            raise BadOption(f"alpha is {self.alpha}; masks lie in [0, 1], so their lower bound must too.")
 
     @property
     def updates_buffers(self) -> bool:
@@ -116,7 +129,7 @@ class NFT(Purifier):
         penalty = self.mask_penalty / task.samples_per_class(clean.samples.targets)
         floor = mask_floor(self.mask_schedule, self.alpha, self.beta, self.depth)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
-        mask = NeuronMask(model, probe, site=self.site, floor=floor, start=self.start)
+        mask = NeuronMask(model, probe, site=self.site, floor=floor)
         run.notices += mask.notices
 
         def objective(step: int, batch: Batch) -> Tensor:
@@ -124,19 +137,32 @@ class NFT(Purifier):
             mixed = task.augment(batch, run.generator, mix=self.mixup)
             return task.loss(task.forward(model, mixed.inputs), mixed.targets) + penalty * mask.distance()
 
-        with mask:
+        def tune(steps: int, message: str) -> None:
             finetune(
                 list(mask.parameters().values()),
                 objective,
                 clean,
                 run,
-                steps=self.steps,
+                steps=steps,
                 batch_size=self.batch_size,
                 lr=self.lr,
                 momentum=self.momentum,
                 schedule=self.schedule,
                 clip=self.clip,
                 after_step=mask.project_,
-                message="tuning masks",
+                message=f"tuning masks {message}",
+            )
+
+        with mask:
+            attenuate_and_recover(
+                mask,
+                tune,
+                model,
+                task,
+                run,
+                steps=self.steps,
+                rounds=self.rounds,
+                attenuation=self.attenuation,
+                max_clean_drop=self.max_clean_drop,
             )
             mask.fold_()
