@@ -73,7 +73,9 @@ def test_interruption_leaves_no_file(call, victim, folder, monkeypatch):
 
     monkeypatch.setattr(unbackdoor, "purify", interrupted)
     before = sorted(folder.rglob("*"))
-    assert call("purify", victim, "--out", "p.safetensors").code == 130
+    result = call("purify", victim, "--out", "p.safetensors")
+    assert result.code == 130
+    assert result.err.startswith("interrupted")
     assert sorted(folder.rglob("*")) == before
 
 

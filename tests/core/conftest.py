@@ -198,9 +198,7 @@ def matrix_slices(layer: nn.Module, local: str, weight: Tensor) -> Iterator[tupl
         parts = layer.groups
     elif isinstance(layer, nn.LSTM) and "hr" not in local:
         parts = 4
-    elif isinstance(layer, nn.GRU):
-        parts = 3
-    elif isinstance(layer, nn.MultiheadAttention) and local == "in_proj_weight":
+    elif isinstance(layer, nn.GRU) or (isinstance(layer, nn.MultiheadAttention) and local == "in_proj_weight"):
         parts = 3
     rows = weight.shape[0] // parts
     for g in range(parts):

@@ -110,7 +110,9 @@ def test_save_stores_tied_weights_once_and_load_ties_them_again(tmp_path):
     assert other.unembed.weight is other.embed.weight
 
 
-@pytest.mark.parametrize("prefixes", [["module."], ["_orig_mod."], ["module.", "_orig_mod."], ["_orig_mod.", "module."]])
+@pytest.mark.parametrize(
+    "prefixes", [["module."], ["_orig_mod."], ["module.", "_orig_mod."], ["_orig_mod.", "module."]]
+)
 def test_load_takes_wrappers_prefixes_off_and_says_so(tmp_path, prefixes):
     given, other = model(0), model(1)
     full = "".join(prefixes)
@@ -157,7 +159,7 @@ def test_load_lists_missing_unexpected_and_misshapen_tensors(tmp_path):
 def test_load_never_matches_by_position(tmp_path):
     renamed = {f"layer{i}": v for i, v in enumerate(model().state_dict().values())}
     torch.save(renamed, tmp_path / "model.pt")
-    with pytest.raises(CheckpointMismatch, match="missing: 0.weight.*unexpected: layer0"):
+    with pytest.raises(CheckpointMismatch, match=r"missing: 0\.weight.*unexpected: layer0"):
         load(model(), tmp_path / "model.pt")
 
 
@@ -180,7 +182,7 @@ def test_save_refuses_to_overwrite_unless_forced(tmp_path):
     path = tmp_path / "model.safetensors"
     save(model(0), path)
     before = path.read_bytes()
-    with pytest.raises(FileRefused, match="exists.*force"):
+    with pytest.raises(FileRefused, match=r"exists.*force"):
         save(model(1), path)
     assert path.read_bytes() == before
     save(model(1), path, force=True)

@@ -222,7 +222,15 @@ def parametrised(how):
     return model
 
 
-NORMED = ["weight_norm", "spectral_norm", "orthogonal", "old weight_norm", "old spectral_norm", "pruned", "pruned twice"]
+NORMED = [
+    "weight_norm",
+    "spectral_norm",
+    "orthogonal",
+    "old weight_norm",
+    "old spectral_norm",
+    "pruned",
+    "pruned twice",
+]
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -639,7 +647,8 @@ def test_watcher_sees_the_model_as_it_is_and_cannot_stop_by_what_it_returns(clea
         told.append((progress.step, progress.steps, copy.deepcopy(progress.model)(clean.samples.inputs).detach()))
         return True
 
-    purified, report = unbackdoor.purify(mlp().eval(), clean, task=TASK, watch=watch, steps=40, batch_size=4)
+    frozen = FT(steps=40, batch_size=4, bn="frozen")
+    purified, report = unbackdoor.purify(mlp().eval(), clean, task=TASK, method=frozen, watch=watch)
     assert told[-1][:2] == (40, 40)
     assert len(told) == len(report.log)
     assert_close(told[-1][2], purified(clean.samples.inputs).detach(), rtol=1e-5, atol=1e-5)

@@ -13,7 +13,7 @@ from torch import nn
 from unbackdoor.attack import Attack
 from unbackdoor.checkpoint import load, save
 from unbackdoor.data import CleanSet
-from unbackdoor.errors import BadOption, UnbackdoorError
+from unbackdoor.errors import BadOption, UnbackdoorError, UnsupportedModel
 from unbackdoor.evaluate import evaluate
 from unbackdoor.kit import TaskKit
 from unbackdoor.model import copy_ready, inner_model
@@ -86,6 +86,12 @@ def purify(
     problem = kit(task).task() if isinstance(task, str) else task
     inner_model(model)
     copy_ready(model)
-    purified = copy.deepcopy(model)
+    try:
+        purified = copy.deepcopy(model)
+    except Exception as error:
+        raise UnsupportedModel(
+            f"the model cannot be copied ({type(error).__name__}: {error}); take off what cannot be copied, or purify it "
+            "in place with Purifier.purify(model, clean, task)."
+        ) from error
     report = purifier.purify(purified, clean, problem, seed=seed, watch=watch)
     return purified, report

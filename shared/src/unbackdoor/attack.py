@@ -132,4 +132,5 @@ class Attack(ABC):
     @classmethod
     def restore(cls, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> Self:
         """The attack that `options` and `state` describe."""
-        return cls(**options, **state)
+        values: dict[str, Any] = {**options, **state}
+        return cls(**values)

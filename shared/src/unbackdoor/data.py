@@ -37,7 +37,9 @@ class CleanSet:
         if count != inputs:
             raise BadData(f"got {inputs} inputs but {count} targets; give one target for each input.")
         if count == 0:
-            raise BadData("the clean set is empty; give at least one labelled clean sample (10 or more per class help).")
+            raise BadData(
+                "the clean set is empty; give at least one labelled clean sample (10 or more per class help)."
+            )
         for leaf in leaves(samples.inputs):
             if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
                 raise BadData("the clean inputs hold NaN or infinite values; remove those samples first.")
@@ -98,7 +100,9 @@ class CleanSet:
         for start in range(0, len(self), size):
             yield self.samples[slice(start, start + size)]
 
-    def split(self, share: float, generator: torch.Generator, strata: Tensor | None = None) -> tuple[CleanSet, CleanSet]:
+    def split(
+        self, share: float, generator: torch.Generator, strata: Tensor | None = None
+    ) -> tuple[CleanSet, CleanSet]:
         """Tuning part and holdout part; ``share`` (0 to 1) goes to the holdout, group by group of ``strata``.
 
         Each part has at least one sample. A group of one sample stays in the tuning part.

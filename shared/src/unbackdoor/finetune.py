@@ -148,5 +148,3 @@ def _back_off(
     chosen.state.clear()
     learning_rates.base_lrs = [base / 2 for base in learning_rates.base_lrs]
     run.notice("most steps had a loss that was not finite: the last good values came back and lr was halved.")
-
-

@@ -78,7 +78,7 @@ class TaskKit:
 
     Attributes:
         task: Makes the task; keyword options are those of `Splits.hints`.
-        build: ``build(name, num_classes=..., **options)`` makes a model by name.
+        build: ``build(name, num_classes=..., seed=..., **options)`` makes a model by name.
         models: Names that `build` is tested with, each with a line of explanation.
         attacks: Attack classes by name.
         data: Loaders by name: ``loader(seed=..., path=..., **options) -> Splits``.

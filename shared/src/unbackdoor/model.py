@@ -13,9 +13,10 @@ from torch.nn.utils import parametrize, prune
 
 from unbackdoor.errors import ModelChanged, NonFinite, NothingTrainable, UnsupportedModel
 
-__all__ = ["Signature", "check_usable", "copy_ready", "inner_model", "master_precision", "materialise"]
+__all__ = ["Signature", "check_usable", "copy_ready", "fast_layout", "inner_model", "master_precision", "materialise"]
 
 _HALF = (torch.float16, torch.bfloat16)
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def inner_model(model: Any) -> nn.Module:
@@ -28,30 +29,29 @@ def inner_model(model: Any) -> nn.Module:
         raise UnsupportedModel(
             f"model is a {type(model).__name__}; give an nn.Module with its weights loaded (unbackdoor.load does that)."
         )
+    inner: nn.Module = model
     while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod
-        else:
+        wrapped = inner.module if isinstance(inner, _PARALLEL) else getattr(inner, "_orig_mod", None)
+        if not isinstance(wrapped, nn.Module):
             break
-    if isinstance(model, torch.jit.ScriptModule):
+        inner = wrapped
+    if isinstance(inner, torch.jit.ScriptModule):
         raise UnsupportedModel("model is a TorchScript module; give the Python module that it was scripted from.")
-    lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
+    lazy = [n for n, p in inner.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
     if lazy:
         raise UnsupportedModel(f"uninitialised lazy parameters: {_some(lazy)}; run one forward pass first.")
-    sharded = [n for n, p in model.named_parameters() if type(p.data).__name__ in ("DTensor", "FlatParameter")]
+    sharded = [n for n, p in inner.named_parameters() if type(p.data).__name__ in ("DTensor", "FlatParameter")]
     if sharded:
         raise UnsupportedModel(f"sharded parameters: {_some(sharded)}; gather the full state dict first.")
-    quantised = [name for name, module in model.named_modules() if ".quantized" in type(module).__module__]
-    quantised += [n for n, t in _tensors(model) if t.is_quantized]
-    quantised += [n for n, p in model.named_parameters() if not (p.is_floating_point() or p.is_complex())]
-    quantised += [n for n, _ in model.named_buffers() if n.rpartition(".")[2] in ("qweight", "qzeros")]
+    quantised = [name for name, module in inner.named_modules() if ".quantized" in type(module).__module__]
+    quantised += [n for n, t in _tensors(inner) if t.is_quantized]
+    quantised += [n for n, p in inner.named_parameters() if not (p.is_floating_point() or p.is_complex())]
+    quantised += [n for n, _ in inner.named_buffers() if n.rpartition(".")[2] in ("qweight", "qzeros")]
     if quantised:
         raise UnsupportedModel(
             f"quantised weights: {_some(quantised)}; dequantise to float32, float16 or bfloat16 first, then purify."
         )
-    return model
+    return inner
 
 
 def check_usable(model: nn.Module) -> None:
@@ -87,7 +87,11 @@ def materialise(model: nn.Module) -> list[str]:
     changed: list[str] = []
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
-            for tensor in list(module.parametrizations):  # type: ignore[arg-type]
+            cls = type(module)  # a copy of a model shares this class, and removal deletes attributes of it
+            own = {key: value for key, value in vars(cls).items() if key not in ("__dict__", "__weakref__")}
+            module.__class__ = type(cls.__name__, cls.__bases__, own)
+            module.parametrizations.eval()  # no power iteration on the way
+            for tensor in list(module.parametrizations):
                 parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
                 changed.append(f"{name}.{tensor}")
         for hook in list(module._forward_pre_hooks.values()):
@@ -109,17 +113,33 @@ def materialise(model: nn.Module) -> list[str]:
 @contextmanager
 def master_precision(model: nn.Module) -> Iterator[torch.dtype]:
     """Half-precision weights are float32 inside and are rounded back afterwards; yields the working dtype."""
-    dtypes = {t.dtype for _, t in _tensors(model) if t.is_floating_point()}
-    if not dtypes.intersection(_HALF):
-        yield max(dtypes, key=lambda d: torch.finfo(d).bits)
-        return
-    given = {name: t.dtype for name, t in _tensors(model)}
-    model.float()
+    halves = {name: t.dtype for name, t in _tensors(model) if t.dtype in _HALF}
+    for name, tensor in _tensors(model):
+        if name in halves:
+            tensor.data = tensor.data.float()
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} or {torch.get_default_dtype()}
     try:
-        yield torch.float32
+        yield max(dtypes, key=lambda d: torch.finfo(d).bits)
     finally:
         for name, tensor in _tensors(model):
-            tensor.data = tensor.data.to(given[name])
+            if name in halves:
+                tensor.data = tensor.data.to(halves[name])
+
+
+@contextmanager
+def fast_layout(model: nn.Module) -> Iterator[None]:
+    """Weights of 2-D convolutions are channels_last inside, which CPUs and tensor cores run much faster.
+
+    Strides, like values, belong to the user: weights are contiguous again afterwards where they were.
+    """
+    kernels = [p for p in model.parameters() if p.ndim == 4 and p.is_contiguous()]
+    for kernel in kernels:
+        kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        for kernel in kernels:
+            kernel.data = kernel.data.contiguous()
 
 
 @dataclass(frozen=True)
@@ -153,7 +173,7 @@ class Signature:
         for what in ("classes", "tensors", "ties"):
             if getattr(now, what) != getattr(self, what):
                 odd = sorted(map(str, set(getattr(now, what)) ^ set(getattr(self, what))))
-                raise ModelChanged(f"the method changed the model's {what}: {_some(odd)}; this is a bug, please report.")
+                raise ModelChanged(f"the method changed the model's {what}: {_some(odd)}; this is a bug, report it.")
         moved = [n for n, b in now.buffers.items() if not torch.equal(b, self.buffers[n])]
         if moved and not buffers_may_change:
             raise ModelChanged(f"the method changed buffers: {_some(moved)}; this is a bug, please report it.")

@@ -6,16 +6,17 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unbackdoor.data import CleanSet, floats_like
 from unbackdoor.errors import BadData, BadOption, NonFinite
 from unbackdoor.measure import clean_metrics, evaluating
-from unbackdoor.model import Signature, check_usable, inner_model, master_precision, materialise
+from unbackdoor.model import Signature, check_usable, fast_layout, inner_model, master_precision, materialise
 from unbackdoor.report import Report, versions, weight_hash
 from unbackdoor.task import Task
 from unbackdoor.tree import first_dim, leaves
@@ -79,7 +80,7 @@ class Purifier(ABC):
 
     name: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    
+
     @property
     def updates_buffers(self) -> bool:
         """Whether the method re-estimates BatchNorm's running statistics, the only buffers it may change."""
@@ -121,9 +122,7 @@ class Purifier(ABC):
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @final
-    def purify(
-        self, model: nn.Module, clean: Any, task: Task, *, seed: int = 0, watch: Watch | None = None
-    ) -> Report:
+    def purify(self, model: nn.Module, clean: Any, task: Task, *, seed: int = 0, watch: Watch | None = None) -> Report:
         """Purify ``model`` in place; it keeps class, keys, order, shapes, dtypes, ties, modes and device.
 
         Args:
@@ -148,9 +147,11 @@ class Purifier(ABC):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         start = time.perf_counter()
-        originals = {name: value.detach().clone() for name, value in inner.state_dict().items()}
+        state = inner.state_dict()
+        originals = {name: value.detach().clone() for name, value in state.items() if isinstance(value, Tensor)}
         try:
-            with evaluating(inner), master_precision(inner) as dtype:
+            with evaluating(inner), master_precision(inner) as dtype, fast_layout(inner):
+                working = Signature.of(inner)
                 run = Run(torch.Generator().manual_seed(seed), device, inner, watch, notices=notices)
                 resident = CleanSet(floats_like(samples.samples.to(device), dtype))
                 self._inspect(inner, resident, task, run)
@@ -158,10 +159,12 @@ class Purifier(ABC):
                 judged = (run.holdout or tuning).samples
                 before = clean_metrics(inner, judged, task)
                 self._purify(inner, tuning, task, run)
+                working.check(inner, buffers_may_change=self.updates_buffers)
                 after = clean_metrics(inner, judged, task)
             signature.check(inner, buffers_may_change=self.updates_buffers)
         except BaseException:
-            inner.load_state_dict(originals)
+            with suppress(RuntimeError):  # keys or shapes that a faulty method changed stay changed
+                inner.load_state_dict(originals, strict=False)
             raise
         return Report(
             method=self.name,

@@ -11,7 +11,7 @@ from typing import Any, Self
 import safetensors.torch
 from torch import nn
 
-from unbackdoor.attack import Attack
+from unbackdoor.attack import Attack, HealthFloor
 from unbackdoor.checkpoint import load, read, save, write_atomically
 from unbackdoor.errors import FileRefused, UnhealthyAttack
 from unbackdoor.kit import TaskKit
@@ -58,6 +58,8 @@ class Victim:
         """
         clean, asr = next(iter(self.card.figures.values())), self.card.figures["asr"]
         floor = self.attack.health
+        if self.attack.all_to_all:  # its success is capped by the clean score, see AllToAll
+            floor = HealthFloor(floor.clean, min(floor.asr, 0.9 * clean))
         if clean < floor.clean or asr < floor.asr:
             raise UnhealthyAttack(
                 f"the {self.card.attack} victim has a clean score of {clean:.1f} and an ASR of {asr:.1f}; "
@@ -91,7 +93,7 @@ class Victim:
         folder = Path(folder)
         path = folder / "card.json"
         if not path.is_file():
-            raise FileRefused(f"{folder} holds no victim (no card.json); make one with: unbackdoor attack --out {folder}")
+            raise FileRefused(f"{folder} holds no victim (no card.json); make one: unbackdoor attack --out {folder}")
         card = VictimCard(**json.loads(path.read_text(encoding="utf-8")))
         if card.attack not in kit.attacks:
             raise unknown("attack", card.attack, kit.attacks)

@@ -80,7 +80,7 @@ def blobs(*, seed: int = 0, path: str | None = None, count: int = 240) -> Splits
     return Splits(train=train, clean=parts[2], test=parts[3], classes=CLASSES, hints={"mean": 0.1})
 
 
-def build(name: str, num_classes: int = 3, *, width: int = 16) -> nn.Module:
+def build(name: str, num_classes: int = 3, *, seed: int = 0, width: int = 16) -> nn.Module:
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
         return nn.Sequential(nn.Linear(8, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, num_classes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -179,7 +180,7 @@ def test_mask_names_weights_used_behind_forward():
             return self.called(x @ self.used.weight)
 
     model = Reads().eval()
-    with pytest.raises(UnreachedSite, match="used.weight") as error:
+    with pytest.raises(UnreachedSite, match=r"used\.weight") as error:
         NeuronMask(model, lambda: model(torch.rand(1, 2)))
     assert "idle" not in str(error.value)
     mask = NeuronMask(model, lambda: model(torch.rand(1, 2)), skip=lambda name: name.startswith("used"))
@@ -336,7 +337,7 @@ def test_floor_has_the_papers_numbers(layer, expected):
 def test_floor_falls_with_depth_within_its_range(schedule):
     floor = mask_floor(schedule, 0.8, 0.5, "absolute")
     values = [floor(layer, 12) for layer in range(1, 13)]
-    assert all(a > b for a, b in zip(values, values[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(values))
     assert 0 <= min(values) <= max(values) <= 0.8
     if schedule != "exponential":
         assert_close([values[0], values[-1]], [0.8, 0.0], rtol=0, atol=1e-12)

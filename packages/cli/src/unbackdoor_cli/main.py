@@ -19,6 +19,7 @@ from unbackdoor_cli.commands.purify import purify
 
 __all__ = ["app", "main", "run"]
 
+INTERRUPTED = 130
 EXTRA_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app = typer.Typer(
@@ -63,10 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who read the output has left
         return 0
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; nothing half-written was left", err=True)
-        return 130
+        code = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence turns it into a message
         return _refuse(error, verbose=bool({"-v", "--verbose"} & set(given)))
+    if code == INTERRUPTED:
+        typer.echo("interrupted; nothing half-written was left", err=True)
     return code if isinstance(code, int) else 0
 
 

@@ -35,9 +35,10 @@ class ImageTask(Task):
     Attributes:
         mean: Subtracted from each channel inside `forward`; give what the model was trained with, or None.
         std: Divides each channel inside `forward`; goes with ``mean``.
-        crop: Largest random shift of `augment` in pixels; None means one eighth of the shorter side.
+        crop: Largest random shift of `augment` in pixels; None means one eighth of the shorter side, and no shift
+            below 16 pixels, where a single one is a large share of the object.
         flip: Whether `augment` may mirror images; leave it off for digits and traffic signs.
-        mixup_per_sample: Whether MixUp draws one lambda for each sample instead of one for the batch.
+        mixup_per_sample: Whether MixUp draws one lambda for each sample or, as the authors' code, one for the batch.
     """
 
     name: ClassVar[str] = "image"
@@ -46,7 +47,7 @@ class ImageTask(Task):
     std: tuple[float, ...] | None = None
     crop: int | None = None
     flip: bool = False
-    mixup_per_sample: bool = False
+    mixup_per_sample: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a mean without std, zero std and negative shifts."""
@@ -115,7 +116,7 @@ class ImageTask(Task):
         if mix < 0:
             raise BadOption(f"mix is {mix}; the parameter of the Beta distribution must be at least 0 (0: no MixUp).")
         images = _images(batch.inputs)
-        crop = min(images.shape[-2:]) // 8 if self.crop is None else self.crop
+        crop = _default_crop(images) if self.crop is None else self.crop
         images = random_geometry(images, generator, crop=crop, flip=self.flip)
         if mix == 0:
             return Batch(images, batch.targets)
@@ -164,6 +165,11 @@ class ImageTask(Task):
     def strata(self, targets: Tree) -> Tensor:
         """The classes themselves: a split keeps their proportions."""
         return _classes(targets)
+
+
+def _default_crop(images: Tensor) -> int:
+    side = min(images.shape[-2:])
+    return side // 8 if side >= 16 else 0
 
 
 def _images(inputs: Any) -> Tensor:

@@ -108,7 +108,7 @@ class NeuronMask(Reparametrisation):
         affine = [norm for norm in norms if norm[1].weight is not None]
         if not affine:
             raise NothingTrainable(
-                "site='norm' puts masks on BatchNorm's scale, but this model has no affine BatchNorm; use site='weight'."
+                "site='norm' puts masks on BatchNorm's scale, but the model has no affine BatchNorm; use site='weight'."
             )
         return affine  # type: ignore[return-value]
 

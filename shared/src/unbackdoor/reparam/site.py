@@ -207,7 +207,8 @@ class Reparametrisation(ABC):
 
     def _candidates(self) -> list[tuple[str, nn.Module, list[Layout]]]:
         """Layers with neurons: (qualified name, layer, layouts); children of a layer that has some are its own."""
-        found, inside = [], set()
+        found: list[tuple[str, nn.Module, list[Layout]]] = []
+        inside: set[nn.Module] = set()
         for name, module in self.model.named_modules():
             layouts = layouts_of(module)
             if layouts and module not in inside:

@@ -32,11 +32,12 @@ class TinyModel:
     def build(self, seed: int = 0) -> nn.Module:
         """The model in eval mode, with BatchNorm statistics that are not the trivial ones."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             model = self.make()
             for module in model.modules():
                 if isinstance(module, _BatchNorm):
-                    for value in (module.running_mean, module.bias, module.weight, module.running_var):
+                    nn.init.uniform_(module.running_mean, -0.2, 0.2)  # type: ignore[arg-type]
+                    for value in (module.bias, module.weight, module.running_var):
                         nn.init.uniform_(value, 0.5, 1.5)  # type: ignore[arg-type]
         return model.eval()
 

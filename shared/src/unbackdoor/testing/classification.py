@@ -145,7 +145,7 @@ def tiny_victim(*, seed: int = 0, steps: int = 150) -> TinyVictim:
     """Train a network with BatchNorm in about two seconds on noisy prototypes of 8x8 pixels, 10 % of them triggered."""
     attack = SquareTrigger(num_classes=5)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         model = nn.Sequential(
             *(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
             *(nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),

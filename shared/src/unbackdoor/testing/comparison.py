@@ -103,6 +103,7 @@ def form(tree: Tree) -> Any:
 
 def assert_equal(found: Tree, expected: Tree, message: str) -> None:
     """Assert equality bit for bit."""
+    assert form(found) == form(expected), f"{message}\n{form(found)} is not {form(expected)}"
     torch.testing.assert_close(found, expected, rtol=0, atol=0, msg=lambda details: f"{message}\n{details}")
 
 
