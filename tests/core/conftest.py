@@ -160,6 +160,11 @@ CASES = {
     "transposed2d-depthwise": Case(lambda: Reduce(nn.ConvTranspose2d(3, 6, 3, groups=3, dilation=2), 6), (3, 3, 3), 2),
     "transposed3d": Case(lambda: Reduce(nn.ConvTranspose3d(4, 6, 2, groups=2), 6), (4, 2, 2, 2), 2),
     "conv-bn": Case(_norms, (2, 5, 5), 3),
+    "hard-activations": Case(
+        lambda: Reduce(nn.Sequential(nn.Conv2d(2, 4, 3), nn.Hardswish(), nn.Conv2d(4, 4, 1), nn.Hardsigmoid()), 4),
+        (2, 5, 5),
+        3,
+    ),
     "users-conv": Case(lambda: Reduce(UsersConv(2, 4, 3), 4), (2, 5, 5), 2),
     "rnn": Case(lambda: _sequence(nn.RNN(3, 4, batch_first=True), 4), (4, 3), 3),
     "lstm": Case(lambda: _sequence(nn.LSTM(3, 4, 2, bidirectional=True, batch_first=True), 8), (4, 3), 9),

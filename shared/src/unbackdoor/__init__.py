@@ -90,7 +90,7 @@ def purify(
         purified = copy.deepcopy(model)
     except Exception as error:
         raise UnsupportedModel(
-            f"the model cannot be copied ({type(error).__name__}: {error}); take off what cannot be copied, or purify it "
+            f"the model cannot be copied ({type(error).__name__}: {error}); take off what cannot be, or purify it "
             "in place with Purifier.purify(model, clean, task)."
         ) from error
     report = purifier.purify(purified, clean, problem, seed=seed, watch=watch)

@@ -13,7 +13,17 @@ from unbackdoor.data import CleanSet
 from unbackdoor.reparam import FullWeights, NeuronMask, SpectralShift
 
 EXACT = {"rtol": 0, "atol": 1e-10}
-SOME = ("linear", "conv-bn", "grouped", "called-twice", "tied-linear", "lstm", "attention", "encoder-layer")
+SOME = (
+    "linear",
+    "conv-bn",
+    "grouped",
+    "called-twice",
+    "tied-linear",
+    "lstm",
+    "attention",
+    "encoder-layer",
+    "hard-activations",
+)
 
 
 def handle_on(model, batch, kind=SpectralShift):

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from unbackdoor.errors import UnsupportedModel
 from unbackdoor.task import Batch, Task
@@ -90,11 +92,20 @@ def _single(handle: Handle, model: nn.Module, task: Task, one: Batch) -> dict[st
     }
 
 
+class _PlainHardSigmoid(TorchFunctionMode):
+    """``relu6(x + 3) / 6`` in place of the fused kernel of MobileNetV3, which has no second derivative."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (functional.hardsigmoid, torch._C._nn.hardsigmoid):
+            return functional.relu6(args[0] + 3) / 6
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Kernels that can be differentiated twice inside: plain attention, and no fused recurrent layers."""
+    """Kernels that can be differentiated twice inside: plain attention and hard sigmoid, no fused recurrent layers."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), _PlainHardSigmoid():
         if not recurrent:
             yield
             return
