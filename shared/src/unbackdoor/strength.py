@@ -33,7 +33,7 @@ class Attenuable(Protocol):
 
 def attenuate_and_recover(
     handle: Attenuable,
-    tune: Callable[[int, str], None],
+    tune: Callable[[int, float, str], None],
     model: nn.Module,
     task: Task,
     run: Run,
@@ -51,14 +51,15 @@ def attenuate_and_recover(
 
     A round counts if the clean accuracy on the holdout, compared sample by sample with the given model, has not
     fallen by more than the budget plus one standard error (on few samples a drop must be clear to stop a
-    purification); else the values before it come back and that was all. Where not even the first round counts,
-    it is tried again with a milder attenuation, its square root, up to three times.
+    purification); else the values before it come back and it is tried again with a milder attenuation, the square
+    root, so that the budget is spent finely. After three such retries in all, the last round that counted stands.
 
     ``rounds=1, attenuation=1`` is the papers' plain optimisation from the given model.
 
     Args:
         handle: Attached.
-        tune: ``tune(steps, message)`` runs the method's own optimisation from the current values.
+        tune: ``tune(steps, share, message)`` runs the method's own optimisation from the current values; ``share``
+            rises from ``1 / rounds`` to 1, for what a method makes stronger from round to round.
         model: The attached model.
         task: The kind of problem.
         run: Its ``holdout`` judges; fewer than 20 samples cannot, and then two rounds are run unjudged.
@@ -80,14 +81,13 @@ def attenuate_and_recover(
             "whatever they cost."
         )
     given = None if holdout is None else right_answers(model, holdout, task)
-    start = _copy(handle)
     retries = 0
     for turn in range(1, rounds + 1):
         before = _copy(handle)
         while True:
             if attenuation < 1:
                 handle.attenuate_(attenuation)
-            tune(each, f"round {turn} of {rounds}" if rounds > 1 else "")
+            tune(each, turn / rounds, f"round {turn} of {rounds}" if rounds > 1 else "")
             if holdout is None or given is None:
                 break
             drop, error = _drop(given, right_answers(model, holdout, task))
@@ -103,18 +103,19 @@ def attenuate_and_recover(
             )
             if within:
                 break
+            if retries < _RETRIES and attenuation < 1:
+                retries += 1
+                attenuation = math.sqrt(attenuation)
+                _restore(handle, before)
+                continue
             if turn > 1:
                 _restore(handle, before)
-                return
-            if retries == _RETRIES or attenuation == 1:
+            else:
                 run.notice(
                     f"even the mildest round cost {drop:.1f} points on the holdout, more than the budget of "
                     f"{max_clean_drop:g}; it was kept all the same. More clean samples or steps may help."
                 )
-                return
-            retries += 1
-            attenuation = math.sqrt(attenuation)
-            _restore(handle, start)
+            return
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ class SpectralShift(Reparametrisation):
         *,
         relative: bool = False,
         floor: float | None = None,
-        ceiling: float | None = None,
+        gain: float | None = None,
         skip: Callable[[str], bool] | None = None,
     ) -> None:
         """Decompose every weight; values have the shape ``(groups, rank)`` of its singular values.
@@ -52,7 +52,9 @@ class SpectralShift(Reparametrisation):
             relative: Whether values are in units of their singular value.
             floor: Smallest ``sigma / s``; the paper has none (None). Where ReLU has cut a singular value to 0, no
                 gradient brings it back, so a small floor keeps all of them alive.
-            ceiling: Largest ``sigma / s``; the paper has none (None), 1 lets singular values only shrink.
+            gain: Largest factor by which all ``L`` layers together may grow: each ``sigma / s`` stays below
+                ``gain ** (1 / L)``, so that deep networks cannot run away. The paper has no bound (None); 1 lets
+                singular values only shrink.
             skip: Tells by qualified parameter name which sites to leave alone.
 
         Raises:
@@ -62,7 +64,8 @@ class SpectralShift(Reparametrisation):
         super().__init__(model, probe, skip=skip)
         self.relative = relative
         self.factors = {name: _decompose(site) for name, site in self.sites.items()}
-        self.floor, self.ceiling = floor, ceiling
+        depth = max(site.depth for site in self.sites.values())
+        self.floor, self.ceiling = floor, None if gain is None else gain ** (1 / depth)
         self._values = {
             name: torch.zeros_like(factors.singular, requires_grad=True) for name, factors in self.factors.items()
         }

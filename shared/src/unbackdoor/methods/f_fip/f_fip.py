@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -36,7 +36,7 @@ class FastFIP(Purifier):
             "clip": None,
             "relative": False,
             "floor": None,
-            "ceiling": None,
+            "gain": None,
             "rounds": 1,
             "attenuation": 1.0,
             "holdout": 0.0,
@@ -48,7 +48,7 @@ class FastFIP(Purifier):
         },
     }
 
-    steps: int = option(500, "optimiser steps of all rounds together")
+    steps: int = option(1000, "optimiser steps of all rounds together")
     batch_size: int = option(64, "samples a step")
     lr: float = option(0.2, "peak learning rate of SGD on the shifts")
     momentum: float = option(0.9, "momentum of SGD")
@@ -56,12 +56,14 @@ class FastFIP(Purifier):
     clip: float | None = option(None, "largest norm of the gradient of all shifts together")
     relative: bool = option(True, "shifts in units of their singular value")
     floor: float | None = option(0.05, "smallest singular value in units of the given one; None for no bound but 0")
-    ceiling: float | None = option(1.0, "largest singular value in units of the given one; None for no bound")
-    rounds: int = option(5, "rounds of attenuation and recovery at most; they share the steps")
+    gain: float | None = option(
+        10.0, "largest growth of all layers together; each may grow by its root; None: no bound"
+    )
+    rounds: int = option(10, "rounds of attenuation and recovery at most; they share the steps")
     attenuation: float = option(0.7, "factor of each round on all values before they recover; 1 for none")
-    max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that the rounds may cost")
+    max_clean_drop: float = option(2.0, "points of clean accuracy on the holdout that the rounds may cost")
     holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
-    mixup: float = option(0.1, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
+    mixup: float = option(1.0, "MixUp's lambda ~ Beta(a, a), a rising to this over the rounds; 0 for none")
     trace_weight: float = option(1e-3, "eta_F: weight of Tr(F)")
     trace_every: int = option(10, "Tr(F) enters every so many steps")
     trace_samples: int = option(32, "samples of a batch that estimate Tr(F)")
@@ -83,14 +85,22 @@ class FastFIP(Purifier):
             mixup=self.mixup,
         )
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
-        with SpectralShift(model, probe, relative=self.relative, floor=self.floor, ceiling=self.ceiling) as shift:
+        with SpectralShift(model, probe, relative=self.relative, floor=self.floor, gain=self.gain) as shift:
             run.notices += shift.notices
             anchor = objective.prepare(shift, model, task, clean)
 
-            def tune(steps: int, message: str) -> None:
+            def tune(steps: int, share: float, message: str) -> None:
+                rising = replace(objective, mixup=share * self.mixup)
                 finetune(
                     list(shift.parameters().values()),
-                    partial(objective, handle=shift, model=model, task=task, anchor=anchor, run=run),
+                    partial(
+                        replace(objective, mixup=share * self.mixup),
+                        handle=shift,
+                        model=model,
+                        task=task,
+                        anchor=anchor,
+                        run=run,
+                    ),
                     clean,
                     run,
                     steps=steps,

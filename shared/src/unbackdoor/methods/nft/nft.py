@@ -91,7 +91,7 @@ class NFT(Purifier):
         },
     }
 
-    steps: int = option(500, "optimiser steps of all rounds together")
+    steps: int = option(1000, "optimiser steps of all rounds together")
     batch_size: int = option(64, "samples a step")
     lr: float = option(1.0, "peak learning rate of SGD on the masks")
     momentum: float = option(0.9, "momentum of SGD")
@@ -107,7 +107,7 @@ class NFT(Purifier):
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that the rounds may cost")
     holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
     mask_penalty: float = option(0.0, "eta_c times n_c: weight of sum |1 - m|, divided by samples per class")
-    mixup: float = option(0.1, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
+    mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -137,7 +137,7 @@ class NFT(Purifier):
             mixed = task.augment(batch, run.generator, mix=self.mixup)
             return task.loss(task.forward(model, mixed.inputs), mixed.targets) + penalty * mask.distance()
 
-        def tune(steps: int, message: str) -> None:
+        def tune(steps: int, share: float, message: str) -> None:
             finetune(
                 list(mask.parameters().values()),
                 objective,

@@ -1,0 +1,95 @@
+"""Attenuation and recovery: rounds, the budget, milder retries."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unbackdoor.data import CleanSet
+from unbackdoor.errors import BadOption
+from unbackdoor.purifier import Run
+from unbackdoor.strength import attenuate_and_recover
+from unbackdoor.task import Batch
+from unbackdoor.testing import ClassificationTask
+
+
+class Scale(nn.Module):
+    """Logits ``value * x``: attenuating the value changes no answer, a negative one changes all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = {"value": torch.ones(1, dtype=torch.float64)}
+        self.anchor = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.values["value"] * x
+
+    def parameters(self, recurse: bool = True) -> dict[str, Tensor]:  # type: ignore[override]
+        return self.values
+
+    def attenuate_(self, factor: float) -> None:
+        self.values["value"].mul_(factor)
+
+
+def _setting(held_out: int) -> tuple[Scale, Run, ClassificationTask]:
+    labels = torch.arange(held_out) % 2
+    inputs = nn.functional.one_hot(labels, 2).double()
+    run = Run(torch.Generator().manual_seed(0), torch.device("cpu"), nn.Identity())
+    run.holdout = CleanSet(Batch(inputs, labels)) if held_out else None
+    return Scale(), run, ClassificationTask()
+
+
+def _go(model: Scale, run: Run, task: ClassificationTask, tune: object, **options: float) -> None:
+    values = {"steps": 10, "rounds": 3, "attenuation": 0.5, "max_clean_drop": 1.0} | options
+    attenuate_and_recover(model, tune, model, task, run, **values)  # type: ignore[arg-type]
+
+
+def test_rounds_within_the_budget_attenuate_each_time() -> None:
+    model, run, task = _setting(40)
+    calls: list[tuple[int, float]] = []
+    _go(model, run, task, lambda steps, share, message: calls.append((steps, share)))
+    torch.testing.assert_close(model.values["value"], torch.tensor([0.125], dtype=torch.float64))
+    assert [steps for steps, _ in calls] == [4, 4, 4]
+    assert [share for _, share in calls] == pytest.approx([1 / 3, 2 / 3, 1.0])
+
+
+def test_a_round_beyond_the_budget_is_undone_and_retried_milder() -> None:
+    model, run, task = _setting(40)
+    turns = []
+
+    def tune(steps: int, share: float, message: str) -> None:
+        turns.append(float(model.values["value"]))
+        if share > 0.5:
+            model.values["value"].mul_(-1.0)
+
+    _go(model, run, task, tune)
+    torch.testing.assert_close(model.values["value"], torch.tensor([0.5], dtype=torch.float64))
+    tried = [0.5] + [0.5 * 0.5 ** (0.5**k) for k in range(4)]
+    assert turns == pytest.approx(tried)
+    assert [entry["within"] for entry in run.log] == [1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_the_mildest_first_round_is_kept_with_a_notice() -> None:
+    model, run, task = _setting(40)
+    _go(model, run, task, lambda steps, share, message: model.values["value"].mul_(-1.0))
+    torch.testing.assert_close(model.values["value"], torch.tensor([-(0.5**0.125)], dtype=torch.float64))
+    assert "even the mildest round cost 100.0 points" in run.notices[0]
+
+
+def test_too_few_held_out_samples_run_two_rounds_unjudged() -> None:
+    model, run, task = _setting(0)
+    _go(model, run, task, lambda steps, share, message: None)
+    torch.testing.assert_close(model.values["value"], torch.tensor([0.25], dtype=torch.float64))
+    assert "too few to judge" in run.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("rounds", 0), ("attenuation", 0.0), ("attenuation", 1.5), ("max_clean_drop", math.inf)]
+)
+def test_options_outside_their_range_are_refused(name: str, value: float) -> None:
+    model, run, task = _setting(40)
+    with pytest.raises(BadOption, match=name):
+        _go(model, run, task, lambda steps, share, message: None, **{name: value})

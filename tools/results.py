@@ -1,0 +1,161 @@
+"""Measure methods on victims and write one JSON file: what every table of this repository is made from.
+
+Victims are either trained here from the demo's settings, one for each seed, or read from folders that
+``unbackdoor attack`` made. Methods see the clean samples alone; success rates are taken afterwards on the test part.
+
+    python tools/results.py --demo --attack blend --seeds 0 1 2 3 4 --out docs/results/digits_blend.json
+    python tools/results.py --victim victims/blend --data-path data --out docs/results/cifar10_blend.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+import unbackdoor
+import unbackdoor.victim
+from unbackdoor.kit import Splits
+from unbackdoor.registry import kit
+from unbackdoor.report import versions
+from unbackdoor.task import Task
+
+METHODS = ["bn-only", "ft", "nft", "f-fip"]
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="image")
+    parser.add_argument("--demo", action="store_true", help="train the demo's victim for each seed")
+    parser.add_argument("--attack", default="blend", help="of the demo's victims")
+    parser.add_argument("--victim", type=Path, help="folder of a victim")
+    parser.add_argument("--data-path", help="where the victim's data lie")
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
+    parser.add_argument("--preset")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    options = {name: json.loads(value) for name, value in arguments.option}
+    rows = []
+    for seed in arguments.seeds:
+        victim, data, task = trained(arguments, seed) if arguments.demo else read(arguments)
+        rows += measured(victim, data, task, arguments.methods, seed, arguments.preset, options)
+        result = {
+            "command": " ".join(["python", "tools/results.py", *sys.argv[1:]]).replace(str(Path.home()), "~"),
+            "card": {"model": victim.card.model, "data": victim.card.data, "attack": victim.card.attack_options}
+            | {"train": dict(victim.card.train_options), "clean_samples": len(data.clean), "test": len(data.test)},
+            "rows": rows,
+            "mean": averaged(rows),
+            "versions": versions(torch.device("cpu")),
+        }
+        if arguments.data_path:
+            result["command"] = str(result["command"]).replace(arguments.data_path, "data")
+        if arguments.victim:
+            result["command"] = str(result["command"]).replace(
+                str(arguments.victim), f"victims/{arguments.victim.name}"
+            )
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def trained(arguments: argparse.Namespace, seed: int) -> tuple[unbackdoor.Victim, Splits, Task]:
+    """The demo's victim, with another attack or seed; figures are there even where the attack did not take."""
+    package = kit(arguments.task)
+    demo = package.demo
+    data = package.data[demo.data](seed=seed, **demo.data_options)
+    task = package.task(**data.hints)
+    attack = package.attacks[arguments.attack](num_classes=len(data.classes))
+    model = package.build(demo.model, num_classes=len(data.classes), seed=seed, **demo.model_options)
+    package.train(model, data, task, attack, seed=seed, **demo.train_options)
+    card = unbackdoor.victim.VictimCard(
+        task=arguments.task,
+        model=demo.model,
+        model_options=demo.model_options,
+        data=demo.data,
+        data_options=demo.data_options,
+        attack=arguments.attack,
+        attack_options={"name": arguments.attack, **attack.options()},
+        train_options=demo.train_options,
+        seed=seed,
+        figures={},
+    )
+    return unbackdoor.Victim(model.eval(), attack, card), data, task
+
+
+def read(arguments: argparse.Namespace) -> tuple[unbackdoor.Victim, Splits, Task]:
+    """A victim from its folder."""
+    package = kit(arguments.task)
+    victim = unbackdoor.Victim.load(arguments.victim, package)
+    options = dict(victim.card.data_options)
+    if arguments.data_path:
+        options["path"] = arguments.data_path
+    data = package.data[victim.card.data](seed=victim.card.seed, **options)
+    card = replace(victim.card, attack_options={"name": victim.card.attack, **victim.card.attack_options})
+    return unbackdoor.Victim(victim.model, victim.attack, card), data, package.task(**data.hints)
+
+
+def measured(
+    victim: unbackdoor.Victim,
+    data: Splits,
+    task: Task,
+    methods: list[str],
+    seed: int,
+    preset: str | None,
+    options: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """One row for the victim as it is and one for each method."""
+    before = unbackdoor.evaluate(victim.model, data.test, task, victim.attack)
+    rows: list[dict[str, Any]] = [{"method": "none", "seed": seed, **rounded(before)}]
+    show(rows[-1])
+    for method in methods:
+        model, report = unbackdoor.purify(
+            victim.model, data.clean, task=task, method=method, seed=seed, preset=preset, **options
+        )
+        after = unbackdoor.evaluate(model, data.test, task, victim.attack)
+        rows.append(
+            {"method": method, "seed": seed, **rounded(after), "drop": round(first(before) - first(after), 2)}
+            | {"seconds": round(report.seconds, 1), "trainable": report.trainable, "total": report.total}
+            | {"options": dict(report.options), "rounds": [entry for entry in report.log if "within" in entry]}
+        )
+        show(rows[-1])
+    return rows
+
+
+def averaged(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean over seeds, and the worst seed's success rate, by method."""
+    result = {}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        keys = [key for key in mine[0] if isinstance(mine[0][key], float) and key != "seed"]
+        result[method] = {key: round(mean(row[key] for row in mine), 2) for key in keys}
+        result[method]["worst_asr"] = max(row["asr"] for row in mine)
+    return result
+
+
+def first(figures: dict[str, float]) -> float:
+    """The headline metric."""
+    return next(iter(figures.values()))
+
+
+def rounded(figures: dict[str, float]) -> dict[str, float]:
+    """Two digits after the point."""
+    return {name: round(value, 2) for name, value in figures.items()}
+
+
+def show(row: dict[str, Any]) -> None:
+    """One line on the error stream, since a run takes minutes."""
+    words = [f"{key} {value}" for key, value in row.items() if isinstance(value, str | float | int)]
+    sys.stderr.write("  ".join(words) + "\n")
+
+
+if __name__ == "__main__":
+    main()
