@@ -94,7 +94,7 @@ class FastFIP(Purifier):
                 finetune(
                     list(shift.parameters().values()),
                     partial(
-                        replace(objective, mixup=share * self.mixup),
+                        rising,
                         handle=shift,
                         model=model,
                         task=task,
