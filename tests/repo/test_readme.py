@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,9 @@ def test_readme_promises_what_ci_runs():
     readme, script = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", ".ci/run"))
     assert "nox -s tests" in readme
     assert "nox -s tests" in script
+
+
+def test_readme_tables_are_those_of_the_result_files() -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "tools/tables.py", "--check"], cwd=root, check=False)
+    assert done.returncode == 0, "run: python tools/tables.py"
