@@ -121,7 +121,7 @@ def train_victim(task_name: str, kit: TaskKit, plan: Plan, *, seed: int, device:
         data = kit.data[plan.data](seed=seed, **plan.data_options)
     task = kit.task(**data.hints)
     attack: Attack = kit.attacks[plan.attack](**{"num_classes": len(data.classes), **plan.attack_options})
-    model = build(kit, plan.model, len(data.classes), plan.model_options, device)
+    model = build(kit, plan.model, len(data.classes), {"seed": seed, **plan.model_options}, device)
     shown = stages.training(f"training {plan.model} with the {plan.attack} attack")
     kit.train(model, data, task, attack, seed=seed, progress=shown, **plan.train_options)
     model.eval()
