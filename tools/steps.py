@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -141,14 +141,16 @@ def _peak(options: argparse.Namespace) -> int:
         for _ in range(3):
             step()
         return torch.cuda.max_memory_allocated()
-    before = _resident()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak that imports and set-up left (Linux)
+    before = _status("VmRSS")
     for _ in range(3):
         step()
-    return _resident() - before
+    return _status("VmHWM") - before
 
 
-def _resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
 def _child_peak(name: str) -> int:
