@@ -14,7 +14,7 @@ TASK = ClassificationTask()
 ALIVE_ASR = 95.0
 ALIVE_ACCURACY = 95.0
 # What each method must reach with its defaults on the test samples: largest ASR, largest loss of accuracy.
-# Measured with the defaults of today: 20.5 and 48.2 from 99.0, at no loss of accuracy.
+# Loose on purpose: one seed of a toy victim, and the defaults are still young.
 PURIFIED = {"nft": (40.0, 3.0), "f-fip": (70.0, 3.0)}
 # The control changes BatchNorm's statistics alone; if it worked, the two above would have no merit of their own.
 CONTROL_ASR = 80.0
