@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.curvature import fisher_trace
+from unbackdoor.finetune import gradients
 from unbackdoor.registry import kit
 from unbackdoor.reparam import FullWeights, NeuronMask, SpectralShift
 from unbackdoor.report import versions
@@ -97,9 +98,9 @@ def _step(name: str, options: argparse.Namespace) -> Callable[[], None]:
     sgd = torch.optim.SGD(parameters, lr=1e-5, momentum=0.9)
 
     def step() -> None:
-        gradients = torch.autograd.grad(objective(), parameters)
-        for value, gradient in zip(parameters, gradients, strict=True):
-            value.grad = gradient
+        _, slopes = gradients(objective(), parameters)
+        for value, slope in zip(parameters, slopes, strict=True):
+            value.grad = slope
         sgd.step()
 
     return step
@@ -107,7 +108,7 @@ def _step(name: str, options: argparse.Namespace) -> Callable[[], None]:
 
 def _objective(
     name: str, model: nn.Module, task: Task, batch: Batch, generator: torch.Generator, few: int
-) -> tuple[list[Tensor], Callable[[], Tensor]]:
+) -> tuple[list[Tensor], Callable[[], Tensor | Iterator[Tensor]]]:
     probe = partial(task.forward, model, batch.inputs[:2])
 
     def plain() -> Tensor:
@@ -126,9 +127,10 @@ def _objective(
     handle.__enter__()
     parameters = list(handle.parameters().values())
 
-    def smooth() -> Tensor:
+    def smooth() -> Iterator[Tensor]:
         scores = task.log_likelihood(task.forward(model, batch.inputs[:few]), batch.targets[:few])
-        return plain() + 0.01 * fisher_trace(scores, parameters, generator)
+        yield 0.01 * fisher_trace(scores, parameters, generator)
+        yield plain()
 
     return parameters, smooth if name == "f-fip-trace" else plain
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from unbackdoor.errors import BadOption, NonFinite
-from unbackdoor.finetune import finetune
+from unbackdoor.finetune import finetune, gradients
 from unbackdoor.schedule import learning_rate_factor
 
 
@@ -204,3 +204,25 @@ def test_schedule_shapes_are_those_of_the_docstring():
     assert learning_rate_factor("constant", 7, 10) == 1.0
     with pytest.raises(BadOption, match="Known: one-cycle"):
         learning_rate_factor("linear", 0, 1)
+
+
+def test_gradients_of_terms_add_up_and_each_graph_is_freed_before_the_next():
+    first, second = tuned(2), tuned(2)
+
+    def terms():
+        freed = (first**2).sum()
+        yield freed
+        with pytest.raises(RuntimeError, match="second time"):
+            torch.autograd.grad(freed, [first])
+        yield (first**3).sum()
+
+    total, slopes = gradients(terms(), [first, second])
+    assert_close(total, torch.tensor(4.0, dtype=torch.float64))
+    assert_close(slopes[0], torch.full((2,), 5.0, dtype=torch.float64))
+    assert slopes[1] is None
+    assert not total.requires_grad
+
+
+def test_gradients_of_no_term_are_refused():
+    with pytest.raises(ValueError, match="no term"):
+        gradients(iter(()), [tuned()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -14,10 +14,11 @@ from unbackdoor.purifier import Run
 from unbackdoor.schedule import Schedule, learning_rate_factor
 from unbackdoor.task import Batch
 
-__all__ = ["Objective", "finetune"]
+__all__ = ["Objective", "finetune", "gradients"]
 
-Objective = Callable[[int, Batch], Tensor]
-"""``objective(step, batch)`` gives the scalar to minimise; the batch is as drawn, not augmented."""
+Objective = Callable[[int, Batch], Tensor | Iterator[Tensor]]
+"""``objective(step, batch)`` gives the scalar to minimise, or its terms one after the other: the graph of each is
+freed before the next is built. The batch is as drawn, not augmented."""
 
 
 def finetune(
@@ -79,9 +80,8 @@ def finetune(
     since = skipped.clone()
     batches = clean.batches(batch_size, run.generator)
     for step in range(steps):
-        loss = objective(step, next(batches))
-        gradients = torch.autograd.grad(loss, tuned, allow_unused=True)
-        norm = _assign(tuned, gradients, clip)
+        loss, slopes = gradients(objective(step, next(batches)), tuned)
+        norm = _assign(tuned, slopes, clip)
         broken = ~torch.isfinite(norm)
         since += broken
         rate = float(chosen.param_groups[0]["lr"])
@@ -100,28 +100,49 @@ def finetune(
                 _back_off(tuned, good, chosen, learning_rates, halvings, run)
             else:
                 good = [value.detach().clone() for value in tuned]
-            run.record(step + 1, steps, message, loss=float(loss.detach()), gradient_norm=float(norm), lr=rate)
+            run.record(step + 1, steps, message, loss=float(loss), gradient_norm=float(norm), lr=rate)
     for value in tuned:
         value.grad = None
     if int(skipped):
         run.notice(f"{int(skipped)} of {steps} steps had a loss or gradient that was not finite and were skipped.")
 
 
-def _assign(tuned: Sequence[Tensor], gradients: Sequence[Tensor | None], clip: float | None) -> Tensor:
-    """Put the gradients in place, clipped, or zero if any of them is not finite; returns their norm.
+def gradients(objective: Tensor | Iterator[Tensor], tuned: Sequence[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+    """The value of an objective and its gradients; None where a tensor plays no part.
 
-    They are copied, since autograd may give one tensor as the gradient of two parameters.
+    Args:
+        objective: A scalar, or the scalars that add up to it.
+        tuned: With respect to which.
+
+    Returns:
+        The detached scalar and tensors of the shapes of ``tuned``, each with memory of its own.
     """
-    for value, gradient in zip(tuned, gradients, strict=True):
-        value.grad = None if gradient is None else gradient.clone()
-    present = [value.grad for value in tuned if value.grad is not None]
+    total: Tensor | None = None
+    sums: list[Tensor | None] = [None] * len(tuned)
+    for term in [objective] if isinstance(objective, Tensor) else objective:
+        slopes = torch.autograd.grad(term, tuned, allow_unused=True)
+        for i, slope in enumerate(slopes):
+            known = sums[i]
+            if slope is not None:  # autograd may give one tensor as the gradient of two parameters
+                sums[i] = slope.clone() if known is None else known.add_(slope)
+        total = term.detach() if total is None else total + term.detach()
+    if total is None:
+        raise ValueError("the objective has no term")
+    return total, sums
+
+
+def _assign(tuned: Sequence[Tensor], slopes: Sequence[Tensor | None], clip: float | None) -> Tensor:
+    """Put the gradients in place, clipped, or zero if any of them is not finite; returns their norm."""
+    for value, slope in zip(tuned, slopes, strict=True):
+        value.grad = slope
+    present = [slope for slope in slopes if slope is not None]
     norm = torch.nn.utils.get_total_norm(present)
     limit = torch.inf if clip is None else clip
     scale = torch.where(torch.isfinite(norm), (limit / (norm + 1e-12)).clamp(max=1.0), torch.zeros_like(norm))
     if present:
         torch._foreach_mul_(present, scale)
-    for gradient in present:
-        gradient.nan_to_num_(0.0, 0.0, 0.0)
+    for slope in present:
+        slope.nan_to_num_(0.0, 0.0, 0.0)
     return norm
 
 

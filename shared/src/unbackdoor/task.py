@@ -68,6 +68,22 @@ class Task(ABC):
         """Mean negative log-likelihood in nats, a scalar (Eq. 1 of NFT, Eq. 4 of FIP divided by n)."""
         return -self.log_likelihood(outputs, targets).mean()
 
+    def divergence(self, outputs: Tree, reference: Tree, targets: Tree) -> Tensor:
+        """``KL(p || q)`` of every sample in nats: ``q`` of ``outputs``, ``p`` of the outputs of another model.
+
+        Args:
+            outputs: Of the model that is tuned, with their graph.
+            reference: Of a frozen model on the same inputs, same structure and shapes.
+            targets: Only to tell which parts of the outputs count, such as positions that are no padding.
+
+        Returns:
+            Non-negative floats of shape ``(batch,)``.
+
+        Raises:
+            NotImplementedError: The task has none; methods then use labels alone.
+        """
+        raise NotImplementedError(f"task {self.name!r} does not say how far two answers are apart")
+
     @abstractmethod
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """A label-preserving change of every sample, then MixUp with ``lambda ~ Beta(mix, mix)``.

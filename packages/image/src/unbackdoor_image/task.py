@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.task import Batch, Meter, Task
@@ -92,8 +93,7 @@ class ImageTask(Task):
         Returns:
             Float of shape ``(batch,)``.
         """
-        half = outputs.dtype in (torch.float16, torch.bfloat16)
-        logs: Tensor = (outputs.float() if half else outputs).log_softmax(dim=1)
+        logs = _log_softmax(outputs)
         if isinstance(targets, tuple | list):
             first, second, share = targets
             share = share.to(logs.dtype)
@@ -103,6 +103,12 @@ class ImageTask(Task):
             expected: Tensor = targets.to(logs.dtype) * logs
             return expected.sum(dim=1)
         return _at(logs, targets)
+
+    def divergence(self, outputs: Tree, reference: Tree, targets: Tree) -> Tensor:
+        """``KL(softmax(reference) || softmax(outputs))``, both logits of shape ``(batch, classes)``."""
+        logs, wanted = _log_softmax(outputs), _log_softmax(reference)
+        apart: Tensor = functional.kl_div(logs, wanted, reduction="none", log_target=True)
+        return apart.sum(dim=1)
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """Random crop of the zero-padded image, a flip if on, then MixUp with ``lambda ~ Beta(mix, mix)``.
@@ -190,6 +196,11 @@ def _logits(answer: Any) -> Any:
     if isinstance(answer, tuple | list) and answer and isinstance(answer[0], Tensor):
         return answer[0]
     return answer
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    return (logits.float() if half else logits).log_softmax(dim=1)
 
 
 def _at(logs: Tensor, classes: Tensor) -> Tensor:

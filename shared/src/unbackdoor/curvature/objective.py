@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from unbackdoor.clean_loss import CleanLoss
 from unbackdoor.curvature.fisher import fisher_diagonal, fisher_trace
 from unbackdoor.curvature.per_sample import Handle, twice_differentiable
 from unbackdoor.data import CleanSet
@@ -42,20 +44,22 @@ class FisherObjective:
         return Anchor(fisher_diagonal(handle, model, task, clean), start)
 
     def __call__(
-        self, step: int, batch: Batch, *, handle: Handle, model: nn.Module, task: Task, anchor: Anchor, run: Run
-    ) -> Tensor:
-        """The objective on one batch as drawn from the clean set, a scalar."""
-        mixed = task.augment(batch, run.generator, mix=self.mixup)
-        total = task.loss(task.forward(model, mixed.inputs), mixed.targets)
+        self, step: int, batch: Batch, *, handle: Handle, clean_loss: CleanLoss, anchor: Anchor, run: Run
+    ) -> Iterator[Tensor]:
+        """The terms of the objective on one batch as drawn from the clean set, scalars.
+
+        ``Tr(F)`` comes first and on its own, so that its double backward pass is over before the loss needs memory.
+        """
+        model, task = clean_loss.model, clean_loss.task
         if self.trace_weight and step % self.trace_every == 0:
             few = task.augment(batch[slice(0, self.trace_samples)], run.generator, mix=0)
             with twice_differentiable(model):
                 scores = task.log_likelihood(task.forward(model, few.inputs), few.targets)
                 values = list(handle.parameters().values())
-                total = total + self.trace_weight * fisher_trace(scores, values, run.generator)
+                yield self.trace_weight * fisher_trace(scores, values, run.generator)
+        yield clean_loss(task.augment(batch, run.generator, mix=self.mixup))
         if self.retain_weight:
-            total = total + self.retain_weight / 2 * anchor.distance(handle.parameters())
-        return total
+            yield self.retain_weight / 2 * anchor.distance(handle.parameters())
 
 
 @dataclass(frozen=True)

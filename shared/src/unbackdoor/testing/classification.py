@@ -48,6 +48,13 @@ class ClassificationTask(Task):
             return (targets * logs).sum(1)  # type: ignore[no-any-return]
         return _pick(logs, targets)
 
+    def divergence(self, outputs: Tree, reference: Tree, targets: Tree) -> Tensor:
+        """``KL(softmax(reference) || softmax(outputs))``."""
+        apart: Tensor = functional.kl_div(
+            outputs.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True
+        )
+        return apart.sum(1)
+
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """MixUp with one ``lambda ~ Beta(mix, mix)``; nothing else."""
         if mix == 0 or not all(leaf.is_floating_point() for leaf in leaves(batch.inputs)):

@@ -30,6 +30,7 @@ def check_task(task: Task, batch: Batch, model: nn.Module) -> None:
         outputs = task.forward(model, batch.inputs)
         assert leaves(outputs) and first_dim(outputs) == count, "forward must give tensors, batch first"
         _check_likelihood(task, batch, model, outputs)
+        _check_divergence(task, batch, model)
         _check_augment(task, batch)
         _check_mixing(task, batch, tree_map(Tensor.detach, outputs))
         _check_judgement(task, batch, model)
@@ -52,6 +53,25 @@ def _check_likelihood(task: Task, batch: Batch, model: nn.Module, outputs: Tree)
         one = batch[slice(i, i + 1)]
         alone.append(task.log_likelihood(task.forward(model, one.inputs), one.targets))
     assert_close(scores, torch.cat(alone), "log_likelihood of a batch must be that of its samples one at a time")
+
+
+def _check_divergence(task: Task, batch: Batch, model: nn.Module) -> None:
+    if type(task).divergence is Task.divergence:
+        return
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(0.5)
+        reference = task.forward(other, batch.inputs)
+    outputs = task.forward(model, batch.inputs)
+    apart = task.divergence(outputs, reference, batch.targets)
+    assert apart.shape == (len(batch),), f"divergence has shape {tuple(apart.shape)}; expected ({len(batch)},)"
+    assert apart.requires_grad, "divergence must carry the graph of the outputs"
+    assert bool((apart > -1e-6).all()) and float(apart.detach().max()) > 0, (
+        "divergence must be positive for outputs that differ"
+    )
+    itself = task.divergence(outputs, tree_map(Tensor.detach, outputs), batch.targets)
+    assert float(itself.detach().abs().max()) < 1e-5, "divergence of outputs from themselves must be 0"
 
 
 def _check_augment(task: Task, batch: Batch) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from unbackdoor.clean_loss import CleanLoss
 from unbackdoor.curvature.objective import FisherObjective
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
@@ -41,6 +42,7 @@ class FastFIP(Purifier):
             "attenuation": 1.0,
             "holdout": 0.0,
             "mixup": 0.0,
+            "distil": 0.0,
             "trace_weight": 1e-3,
             "trace_every": 10,
             "trace_samples": 128,
@@ -64,6 +66,7 @@ class FastFIP(Purifier):
     max_clean_drop: float = option(2.0, "points of clean accuracy on the holdout that the rounds may cost")
     holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
     mixup: float = option(1.0, "MixUp's lambda ~ Beta(a, a), a rising to this over the rounds; 0 for none")
+    distil: float = option(1.0, "share of the loss that asks for the given model's answers instead of labels")
     trace_weight: float = option(1e-3, "eta_F: weight of Tr(F)")
     trace_every: int = option(10, "Tr(F) enters every so many steps")
     trace_samples: int = option(32, "samples of a batch that estimate Tr(F)")
@@ -84,6 +87,7 @@ class FastFIP(Purifier):
             retain_weight=self.retain_weight,
             mixup=self.mixup,
         )
+        clean_loss = CleanLoss.of(model, task, run, distil=self.distil)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
         with SpectralShift(model, probe, relative=self.relative, floor=self.floor, gain=self.gain) as shift:
             run.notices += shift.notices
@@ -96,8 +100,7 @@ class FastFIP(Purifier):
                     partial(
                         rising,
                         handle=shift,
-                        model=model,
-                        task=task,
+                        clean_loss=clean_loss,
                         anchor=anchor,
                         run=run,
                     ),

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from unbackdoor.clean_loss import CleanLoss
 from unbackdoor.curvature.objective import FisherObjective
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
@@ -33,6 +34,7 @@ class FIP(Purifier):
             "schedule": "step",
             "clip": None,
             "mixup": 0.0,
+            "distil": 0.0,
             "trace_weight": 1e-3,
             "trace_every": 10,
             "trace_samples": 128,
@@ -48,6 +50,7 @@ class FIP(Purifier):
     schedule: Schedule = option("one-cycle", "learning rate over the run: one-cycle, cosine, step or constant")
     clip: float | None = option(1.0, "largest norm of the whole gradient")
     mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
+    distil: float = option(0.0, "share of the loss that asks for the given model's answers instead of labels")
     trace_weight: float = option(1e-3, "eta_F: weight of Tr(F)")
     trace_every: int = option(10, "Tr(F) enters every so many steps")
     trace_samples: int = option(32, "samples of a batch that estimate Tr(F)")
@@ -68,11 +71,12 @@ class FIP(Purifier):
             retain_weight=self.retain_weight,
             mixup=self.mixup,
         )
+        clean_loss = CleanLoss.of(model, task, run, distil=self.distil)
         with FullWeights(model) as weights:
             anchor = objective.prepare(weights, model, task, clean)
             finetune(
                 list(weights.parameters().values()),
-                partial(objective, handle=weights, model=model, task=task, anchor=anchor, run=run),
+                partial(objective, handle=weights, clean_loss=clean_loss, anchor=anchor, run=run),
                 clean,
                 run,
                 steps=self.steps,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
+from unbackdoor.clean_loss import CleanLoss
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.finetune import finetune
@@ -73,6 +74,7 @@ class NFT(Purifier):
             "clip": None,
             "mask_penalty": 5e-4,
             "mixup": 1.0,
+            "distil": 0.0,
         },
         "authors": {
             "steps": 1000,
@@ -88,6 +90,7 @@ class NFT(Purifier):
             "site": "norm",
             "mask_penalty": 1e-3,
             "mixup": 1.0,
+            "distil": 0.0,
         },
     }
 
@@ -109,6 +112,8 @@ class NFT(Purifier):
     mask_penalty: float = option(0.0, "eta_c times n_c: weight of sum |1 - m|, divided by samples per class")
     mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
 
+    distil: float = option(1.0, "share of the loss that asks for the given model's answers instead of labels")
+
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
         if self.site not in ("weight", "norm"):
@@ -126,6 +131,7 @@ class NFT(Purifier):
         return self.site == "norm"
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
+        clean_loss = CleanLoss.of(model, task, run, distil=self.distil)
         penalty = self.mask_penalty / task.samples_per_class(clean.samples.targets)
         floor = mask_floor(self.mask_schedule, self.alpha, self.beta, self.depth)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
@@ -134,8 +140,8 @@ class NFT(Purifier):
 
         def objective(step: int, batch: Batch) -> Tensor:
             """Eq. (9): the MixUp loss of Eq. (4) plus ``eta_c ||M_0 - M||_1``."""
-            mixed = task.augment(batch, run.generator, mix=self.mixup)
-            return task.loss(task.forward(model, mixed.inputs), mixed.targets) + penalty * mask.distance()
+            loss = clean_loss(task.augment(batch, run.generator, mix=self.mixup))
+            return loss + penalty * mask.distance() if penalty else loss
 
         def tune(steps: int, share: float, message: str) -> None:
             finetune(
