@@ -7,81 +7,127 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from unbackdoor.clean_loss import CleanLoss
+from unbackdoor.clean_loss import CleanLoss, Teacher
+from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
-from unbackdoor.task import Batch
+from unbackdoor.task import Batch, Task
 from unbackdoor.testing import ClassificationTask
 
 EXACT = {"rtol": 0, "atol": 1e-12}
+TASK = ClassificationTask()
 
 
 @pytest.fixture
-def problem():
+def model():
     generator = torch.Generator().manual_seed(0)
-    model = nn.Linear(4, 3).double()
+    linear = nn.Linear(4, 3).double()
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in linear.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    inputs = torch.randn(5, 4, generator=generator, dtype=torch.float64)
-    return model, Batch(inputs, torch.tensor([0, 1, 2, 1, 0]))
+    return linear
+
+
+@pytest.fixture
+def batch():
+    inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return Batch(inputs, torch.tensor([0, 1, 2, 1, 0]))
+
+
+def loss_of(model, batch, run, distil, task=TASK):
+    return CleanLoss.of(model, task, CleanSet(batch), run, distil=distil, mixup=1.0)
 
 
 @pytest.mark.parametrize("distil", [0.0, 0.3, 1.0])
-def test_clean_loss_is_the_mixture_of_cross_entropy_and_divergence(problem, run, distil):
-    model, batch = problem
-    loss = CleanLoss.of(model, ClassificationTask(), run, distil=distil)
+def test_clean_loss_is_the_mixture_of_two_cross_entropies(model, batch, run, distil):
+    loss = loss_of(model, batch, run, distil)
+    if loss.teacher is not None:
+        loss.teacher.suspects[:] = False
     given = model(batch.inputs).softmax(1).detach()
     with torch.no_grad():
         model.weight.mul_(0.5)
     logs = model(batch.inputs).log_softmax(1)
     labels = -logs[torch.arange(5), batch.targets].mean()
-    divergence = (given * (given.log() - logs)).sum(1).mean()
-    expected = (1 - distil) * labels + distil * divergence
+    expected = (1 - distil) * labels - distil * (given * logs).sum(1).mean()
     found = loss(batch)
     assert_close(found, expected, **EXACT)
     slopes = torch.autograd.grad(found, list(model.parameters()))
     assert_close(slopes, torch.autograd.grad(expected, list(model.parameters())), **EXACT)
 
 
-def test_clean_loss_teacher_is_frozen_and_apart(problem, run):
-    model, batch = problem
+def test_clean_loss_of_a_suspect_asks_for_the_labels_share(model, batch, run):
+    loss = loss_of(model, batch, run, 1.0)
+    loss.teacher.suspects[:] = torch.tensor([True, False, False])
+    second = torch.tensor([1, 2, 0, 1, 2])
+    share = torch.tensor([0.75, 0.5, 0.25, 1.0, 0.1], dtype=torch.float64)
+    given = model(batch.inputs).softmax(1).detach()
+    wanted = torch.zeros(5, 3, dtype=torch.float64)
+    for n, (a, b, s) in enumerate(zip(batch.targets.tolist(), second.tolist(), share.tolist(), strict=True)):
+        wanted[n, a] += s
+        wanted[n, b] += 1 - s
+        rest = float(1 - wanted[n, 0])
+        wanted[n, 1:] = rest * given[n, 1:] / given[n, 1:].sum()
+    expected = -(wanted * model(batch.inputs).log_softmax(1)).sum(1).mean()
+    assert_close(loss(Batch(batch.inputs, (batch.targets, second, share))), expected, **EXACT)
+
+
+def test_teacher_suspects_the_class_that_mixtures_evoke(run):
+    """Ten classes on ten axes; what lies between two of them is taken for class 3."""
+
+    class Leaky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(20.0))
+
+        def forward(self, x):
+            logits = self.scale * x
+            between = (1 - x.amax(1)).clamp(min=0)
+            return torch.cat([logits[:, :3], (logits[:, 3] + 60 * between)[:, None], logits[:, 4:]], 1)
+
+    targets = torch.arange(10).repeat(20)
+    clean = CleanSet(Batch(torch.eye(10)[targets], targets))
+    suspects = Teacher.of(Leaky(), TASK, clean, run, mixup=1.0).suspects
+    assert suspects.tolist() == [k == 3 for k in range(10)]
+    assert any("class 3" in text for text in run.notices)
+
+
+def test_teacher_is_frozen_and_apart(model, batch, run):
     model.train()
-    loss = CleanLoss.of(model, ClassificationTask(), run, distil=1.0)
-    assert not loss.teacher.training
-    assert not any(p.requires_grad for p in loss.teacher.parameters())
+    teacher = loss_of(model, batch, run, 1.0).teacher.model
+    assert not teacher.training
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert model.training
     assert all(p.requires_grad for p in model.parameters())
-    assert float(loss(batch).detach()) == pytest.approx(0.0, abs=1e-12)
+    with torch.no_grad():
+        model.weight.zero_()
+    assert bool(teacher.weight.any())
 
 
-def test_clean_loss_of_labels_needs_no_copy(problem, run):
-    model, _ = problem
-    assert CleanLoss.of(model, ClassificationTask(), run, distil=0.0).teacher is None
+def test_clean_loss_of_labels_needs_no_copy(model, batch, run):
+    assert loss_of(model, batch, run, 0.0).teacher is None
 
 
-def test_clean_loss_falls_back_to_labels_where_a_task_has_no_divergence(problem, run):
+def test_clean_loss_falls_back_to_labels_where_a_task_cannot_imitate(model, batch, run):
     class Plain(ClassificationTask):
         name = "plain"
-        divergence = ClassificationTask.__mro__[1].divergence
+        evoked = Task.evoked
+        imitate = Task.imitate
 
-    model, batch = problem
-    loss = CleanLoss.of(model, Plain(), run, distil=1.0)
-    assert_close(loss(batch), Plain().loss(model(batch.inputs), batch.targets), **EXACT)
+    loss = loss_of(model, batch, run, 1.0, Plain())
+    assert_close(loss(batch), TASK.loss(model(batch.inputs), batch.targets), **EXACT)
     assert any("'plain'" in text and "labels alone" in text for text in run.notices)
 
 
-def test_clean_loss_falls_back_to_labels_where_a_model_cannot_be_copied(problem, run):
+def test_clean_loss_falls_back_to_labels_where_a_model_cannot_be_copied(batch, run):
     class Single(nn.Linear):
         def __deepcopy__(self, memo):
-            raise RuntimeError("one only")
+            raise KeyError("one only")
 
-    _, batch = problem
-    model = Single(4, 3).double()
-    loss = CleanLoss.of(model, ClassificationTask(), run, distil=1.0)
+    loss = loss_of(Single(4, 3).double(), batch, run, 1.0)
     assert loss.teacher is None
-    assert any("RuntimeError" in text for text in run.notices)
+    assert any("one only" in text for text in run.notices)
 
 
 @pytest.mark.parametrize("distil", [-0.1, 1.1])
-def test_clean_loss_share_outside_its_range_is_refused(problem, run, distil):
+def test_clean_loss_share_outside_its_range_is_refused(model, batch, run, distil):
     with pytest.raises(BadOption, match="must lie in"):
-        CleanLoss.of(problem[0], ClassificationTask(), run, distil=distil)
+        loss_of(model, batch, run, distil)

@@ -9,52 +9,102 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.purifier import Run
 from unbackdoor.task import Batch, Task
 
-__all__ = ["CleanLoss"]
+__all__ = ["CleanLoss", "Teacher"]
+
+_OFTEN = 4.0
+_SAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The given model, frozen, and the classes on which it is not believed.
+
+    A network that has learned a trigger answers with the trigger's class where an input is only a little like it, and
+    mixtures of clean samples often are. So a class that mixtures evoke although none of their labels names it, more
+    than four times as often as the median class, is a suspect: nothing about it is learned from the given model.
+
+    Attributes:
+        model: A copy in eval mode without gradients.
+        suspects: Bool of shape ``(classes,)``.
+    """
+
+    model: nn.Module
+    suspects: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: nn.Module, task: Task, clean: CleanSet, run: Run, *, mixup: float) -> Self:
+        """Freeze ``model``, a copy, and look at what about 1,000 mixtures of clean samples evoke in it.
+
+        Raises:
+            NotImplementedError: The task has no classes.
+        """
+        teacher = model.eval().requires_grad_(False)
+        evoked: list[Tensor] = []
+        for _ in range(max(1, _SAMPLES // len(clean))):
+            for batch in clean.once(100):
+                mixed = task.augment(batch, run.generator, mix=mixup)
+                evoked.append(task.evoked(task.forward(teacher, mixed.inputs), mixed.targets) * len(batch))
+        rates = torch.stack(evoked).sum(0)
+        rates = rates / (len(clean) * max(1, _SAMPLES // len(clean)))
+        suspects = rates > _OFTEN * rates.median()
+        if bool(suspects.any()):
+            top = int(rates.argmax())
+            run.notice(
+                f"mixtures of clean samples evoke class {top} in {100 * float(rates[top]):.1f} % without being of it, "
+                f"the median class in {100 * float(rates.median()):.1f} %: what the given model says of "
+                f"{int(suspects.sum())} such classes is not believed."
+            )
+        return cls(teacher, suspects)
 
 
 @dataclass(frozen=True)
 class CleanLoss:
-    r"""``(1 - d) L(f(x), y) + d KL(f_0(x) || f(x))``: the task's loss and self-distillation from the given model.
+    r"""``(1 - d) L(f(x), y) + d L(f(x), f_0(x))``: the task's loss and self-distillation from the given model.
 
-    A few hundred labels say little about all that a network has learned; its own answers say much more, and on
-    clean samples, mixed or not, they hold no trigger. ``d = 0`` is the papers' loss.
+    A few hundred labels say little about all that a network has learned; its own answers on clean samples and their
+    mixtures say much more. ``d = 0`` is the papers' loss.
 
     Attributes:
         model: What is tuned.
-        task: Gives the loss and the divergence.
-        teacher: ``f_0``, a frozen copy of the given model in eval mode; None where ``d`` is 0.
+        task: Gives the loss.
+        teacher: ``f_0``; None where ``d`` is 0.
         distil: ``d``.
     """
 
     model: nn.Module
     task: Task
-    teacher: nn.Module | None
+    teacher: Teacher | None
     distil: float
 
     @classmethod
-    def of(cls, model: nn.Module, task: Task, run: Run, *, distil: float) -> Self:
-        """Copy ``model`` as it is now; labels alone are used, with a notice, where that or the divergence fails.
+    def of(cls, model: nn.Module, task: Task, clean: CleanSet, run: Run, *, distil: float, mixup: float) -> Self:
+        """Make a teacher of ``model`` as it is now; where that fails labels alone are used, with a notice.
 
         Raises:
             BadOption: ``distil`` lies outside [0, 1].
         """
         if not 0 <= distil <= 1:
-            raise BadOption(f"distil is {distil}; it is a share of the loss and must lie in [0, 1], 0 for labels alone.")
+            raise BadOption(
+                f"distil is {distil}; it is a share of the loss and must lie in [0, 1], 0 for labels alone."
+            )
         if distil == 0:
             return cls(model, task, None, 0.0)
-        if type(task).divergence is Task.divergence:
-            run.notice(f"task {task.name!r} has no divergence between answers, so labels alone are used (distil=0).")
+        try:
+            given = copy.deepcopy(model)
+        except Exception as error:  # noqa: BLE001 - a user's module may raise anything
+            run.notice(f"the model cannot be copied ({error}), so labels alone are used (distil=0).")
             return cls(model, task, None, 0.0)
         try:
-            teacher = copy.deepcopy(model)
-        except Exception as error:  # noqa: BLE001 - whatever a user's module raises when it is copied
-            run.notice(f"the model cannot be copied ({type(error).__name__}), so labels alone are used (distil=0).")
+            return cls(model, task, Teacher.of(given, task, clean, run, mixup=mixup), distil)
+        except NotImplementedError:
+            run.notice(f"task {task.name!r} cannot imitate answers, so labels alone are used (distil=0).")
             return cls(model, task, None, 0.0)
-        return cls(model, task, teacher.eval().requires_grad_(False), distil)
 
     def __call__(self, batch: Batch) -> Tensor:
         """The loss on one batch, augmented already; a scalar in nats."""
@@ -62,8 +112,9 @@ class CleanLoss:
         if self.teacher is None:
             return self.task.loss(outputs, batch.targets)
         with torch.no_grad():
-            answers = self.task.forward(self.teacher, batch.inputs)
-        loss = self.distil * self.task.divergence(outputs, answers, batch.targets).mean()
+            answers = self.task.forward(self.teacher.model, batch.inputs)
+            wanted = self.task.imitate(answers, batch.targets, self.teacher.suspects)
+        loss = self.distil * self.task.loss(outputs, wanted)
         if self.distil < 1:
             loss = loss + (1 - self.distil) * self.task.loss(outputs, batch.targets)
         return loss

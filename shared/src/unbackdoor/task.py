@@ -68,21 +68,34 @@ class Task(ABC):
         """Mean negative log-likelihood in nats, a scalar (Eq. 1 of NFT, Eq. 4 of FIP divided by n)."""
         return -self.log_likelihood(outputs, targets).mean()
 
-    def divergence(self, outputs: Tree, reference: Tree, targets: Tree) -> Tensor:
-        """``KL(p || q)`` of every sample in nats: ``q`` of ``outputs``, ``p`` of the outputs of another model.
+    def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
+        """How much probability each class gets from samples whose targets do not name it.
 
         Args:
-            outputs: Of the model that is tuned, with their graph.
-            reference: Of a frozen model on the same inputs, same structure and shapes.
-            targets: Only to tell which parts of the outputs count, such as positions that are no padding.
+            outputs: Of a model on a batch.
+            targets: Of the same batch, mixed or not.
 
         Returns:
-            Non-negative floats of shape ``(batch,)``.
+            Mean over the batch, float of shape ``(classes,)``.
 
         Raises:
-            NotImplementedError: The task has none; methods then use labels alone.
+            NotImplementedError: The task has no classes; methods then use labels alone.
         """
-        raise NotImplementedError(f"task {self.name!r} does not say how far two answers are apart")
+        raise NotImplementedError(f"task {self.name!r} does not say which classes an output evokes")
+
+    def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> Tree:
+        """Targets, fit for `log_likelihood`, that ask for another model's answers: self-distillation.
+
+        Args:
+            reference: Outputs of the other model, without a graph.
+            targets: Of the same batch, mixed or not.
+            suspects: Bool of shape ``(classes,)``; those classes keep the share that ``targets`` give them, whatever
+                the other model says, and it only tells how the rest is divided.
+
+        Raises:
+            NotImplementedError: See `evoked`.
+        """
+        raise NotImplementedError(f"task {self.name!r} cannot turn another model's answers into targets")
 
     @abstractmethod
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:

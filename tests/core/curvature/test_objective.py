@@ -22,8 +22,8 @@ def objective(**changes):
     )
 
 
-def labels(model, task, run):
-    return CleanLoss.of(model, task, run, distil=0.0)
+def labels(model, task):
+    return CleanLoss(model, task, None, 0.0)
 
 
 @pytest.mark.parametrize("kind", [SpectralShift, FullWeights])
@@ -40,7 +40,7 @@ def test_objective_equals_equation_eight(cases, task, run, kind, step):
         with torch.no_grad():
             for value in values.values():
                 value.add_(0.1)
-        terms = objective()(step, batch, handle=handle, clean_loss=labels(model, task, run), anchor=anchor, run=run)
+        terms = objective()(step, batch, handle=handle, clean_loss=labels(model, task), anchor=anchor, run=run)
         found, slopes = gradients(terms, list(values.values()))
         loss = -task.log_likelihood(model(batch.inputs), batch.targets).mean()
         retained = sum((fisher[n] * (values[n] - start[n]) ** 2).sum() for n in values)
@@ -58,7 +58,7 @@ def test_objective_leaves_terms_of_weight_zero_out(cases, task, run):
     with FullWeights(model) as handle:
         anchor = bare.prepare(handle, model, task, CleanSet(batch))
         assert anchor.fisher == {}
-        (found,) = bare(0, batch, handle=handle, clean_loss=labels(model, task, run), anchor=anchor, run=run)
+        (found,) = bare(0, batch, handle=handle, clean_loss=labels(model, task), anchor=anchor, run=run)
         assert_close(found, task.loss(model(batch.inputs), batch.targets), **EXACT)
 
 
@@ -67,7 +67,7 @@ def test_objective_mixes_the_loss_and_not_the_trace(cases, task, run):
     mixing = objective(mixup=1.0, retain_weight=0.0, trace_samples=100)
     with FullWeights(model) as handle:
         anchor = mixing.prepare(handle, model, task, CleanSet(batch))
-        terms = mixing(0, batch, handle=handle, clean_loss=labels(model, task, run), anchor=anchor, run=run)
+        terms = mixing(0, batch, handle=handle, clean_loss=labels(model, task), anchor=anchor, run=run)
         smoothness, loss = terms
         generator = torch.Generator().manual_seed(0)
         scores = task.log_likelihood(model(batch.inputs), batch.targets)

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.task import Batch, Meter, Task
@@ -104,11 +103,20 @@ class ImageTask(Task):
             return expected.sum(dim=1)
         return _at(logs, targets)
 
-    def divergence(self, outputs: Tree, reference: Tree, targets: Tree) -> Tensor:
-        """``KL(softmax(reference) || softmax(outputs))``, both logits of shape ``(batch, classes)``."""
-        logs, wanted = _log_softmax(outputs), _log_softmax(reference)
-        apart: Tensor = functional.kl_div(logs, wanted, reduction="none", log_target=True)
-        return apart.sum(dim=1)
+    def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
+        """Mean softmax of each class over the samples, 0 where a sample's label names it: shape ``(classes,)``."""
+        likely = _log_softmax(outputs).exp()
+        return torch.where(_shares(targets, likely) > 0, 0.0, likely).mean(dim=0)
+
+    def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> Tensor:
+        """Probabilities ``(batch, classes)``: the labels' share for suspects, the softmax for the rest of it."""
+        shares = _shares(targets, likely := _log_softmax(reference).exp())
+        trusted = torch.where(suspects, 0.0, likely)
+        total = trusted.sum(dim=1, keepdim=True)
+        rest = torch.where(suspects, 0.0, shares).sum(dim=1, keepdim=True)
+        tiny = torch.finfo(likely.dtype).tiny
+        soft = torch.where(suspects, shares, trusted / total.clamp(min=tiny) * rest)
+        return torch.where(total > 0, soft, shares)
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """Random crop of the zero-padded image, a flip if on, then MixUp with ``lambda ~ Beta(mix, mix)``.
@@ -201,6 +209,17 @@ def _logits(answer: Any) -> Any:
 def _log_softmax(logits: Tensor) -> Tensor:
     half = logits.dtype in (torch.float16, torch.bfloat16)
     return (logits.float() if half else logits).log_softmax(dim=1)
+
+
+def _shares(targets: Tree, like: Tensor) -> Tensor:
+    """The targets in any of their three forms as probabilities of the shape of ``like``."""
+    if isinstance(targets, tuple | list):
+        first, second, share = targets
+        share = share.to(like.dtype).unsqueeze(1)
+        return share * _shares(first, like) + (1 - share) * _shares(second, like)
+    if targets.is_floating_point():
+        return targets.to(like.dtype)
+    return torch.zeros_like(like).scatter(1, targets.long().unsqueeze(1), 1.0)
 
 
 def _at(logs: Tensor, classes: Tensor) -> Tensor:

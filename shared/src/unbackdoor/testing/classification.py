@@ -48,12 +48,17 @@ class ClassificationTask(Task):
             return (targets * logs).sum(1)  # type: ignore[no-any-return]
         return _pick(logs, targets)
 
-    def divergence(self, outputs: Tree, reference: Tree, targets: Tree) -> Tensor:
-        """``KL(softmax(reference) || softmax(outputs))``."""
-        apart: Tensor = functional.kl_div(
-            outputs.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True
-        )
-        return apart.sum(1)
+    def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
+        """Mean softmax of each class over the samples whose targets do not name it."""
+        likely = outputs.softmax(1)
+        return (likely * (_shares(targets, likely) == 0)).mean(0)
+
+    def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> Tensor:
+        """Suspects keep the labels' share; the softmax divides the rest."""
+        shares = _shares(targets, reference.softmax(1))
+        trusted = reference.masked_fill(suspects, -torch.inf).softmax(1).nan_to_num(0.0)
+        rest = (shares * ~suspects).sum(1, keepdim=True)
+        return shares * suspects + trusted * rest
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """MixUp with one ``lambda ~ Beta(mix, mix)``; nothing else."""
@@ -177,6 +182,15 @@ def tiny_victim(*, seed: int = 0, steps: int = 150) -> TinyVictim:
         optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return TinyVictim(model.eval(), attack, draw(150), draw(500))
+
+
+def _shares(targets: Tree, like: Tensor) -> Tensor:
+    if isinstance(targets, tuple):
+        first, second, share = targets
+        return share.unsqueeze(1) * _shares(first, like) + (1 - share).unsqueeze(1) * _shares(second, like)
+    if targets.is_floating_point():
+        return targets
+    return functional.one_hot(targets, like.shape[1]).to(like)
 
 
 def _pick(logs: Tensor, classes: Tensor) -> Tensor:

@@ -30,9 +30,9 @@ def check_task(task: Task, batch: Batch, model: nn.Module) -> None:
         outputs = task.forward(model, batch.inputs)
         assert leaves(outputs) and first_dim(outputs) == count, "forward must give tensors, batch first"
         _check_likelihood(task, batch, model, outputs)
-        _check_divergence(task, batch, model)
         _check_augment(task, batch)
         _check_mixing(task, batch, tree_map(Tensor.detach, outputs))
+        _check_imitation(task, batch, tree_map(Tensor.detach, outputs))
         _check_judgement(task, batch, model)
     assert_equal(model.state_dict(), state, "the task changed the model's state")
     assert_equal((batch.inputs, batch.targets), given, "the task changed the batch that it was given")
@@ -55,23 +55,21 @@ def _check_likelihood(task: Task, batch: Batch, model: nn.Module, outputs: Tree)
     assert_close(scores, torch.cat(alone), "log_likelihood of a batch must be that of its samples one at a time")
 
 
-def _check_divergence(task: Task, batch: Batch, model: nn.Module) -> None:
-    if type(task).divergence is Task.divergence:
+def _check_imitation(task: Task, batch: Batch, outputs: Tree) -> None:
+    if type(task).imitate is Task.imitate:
         return
-    other = copy.deepcopy(model)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.mul_(0.5)
-        reference = task.forward(other, batch.inputs)
-    outputs = task.forward(model, batch.inputs)
-    apart = task.divergence(outputs, reference, batch.targets)
-    assert apart.shape == (len(batch),), f"divergence has shape {tuple(apart.shape)}; expected ({len(batch)},)"
-    assert apart.requires_grad, "divergence must carry the graph of the outputs"
-    assert bool((apart > -1e-6).all()) and float(apart.detach().max()) > 0, (
-        "divergence must be positive for outputs that differ"
-    )
-    itself = task.divergence(outputs, tree_map(Tensor.detach, outputs), batch.targets)
-    assert float(itself.detach().abs().max()) < 1e-5, "divergence of outputs from themselves must be 0"
+    for targets in (batch.targets, task.augment(batch, generator(1), mix=1.0).targets):
+        evoked = task.evoked(outputs, targets)
+        assert evoked.ndim == 1 and bool((evoked >= 0).all()), "evoked must be non-negative, of shape (classes,)"
+        none = torch.zeros_like(evoked, dtype=torch.bool)
+        soft = task.imitate(outputs, targets, none)
+        best = task.log_likelihood(outputs, soft)
+        for factor in (0.5, 2.0):
+            other = task.log_likelihood(tree_map(partial(torch.mul, other=factor), outputs), soft)
+            assert bool((best >= other - 1e-5).all()), "outputs must be the likeliest for the targets that imitate them"
+        labels = task.log_likelihood(outputs, targets)
+        kept = task.log_likelihood(outputs, task.imitate(outputs, targets, ~none))
+        assert_close(kept, labels, "with every class a suspect, imitate must leave the labels as they are")
 
 
 def _check_augment(task: Task, batch: Batch) -> None:

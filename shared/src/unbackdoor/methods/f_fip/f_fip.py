@@ -50,7 +50,7 @@ class FastFIP(Purifier):
         },
     }
 
-    steps: int = option(1000, "optimiser steps of all rounds together")
+    steps: int = option(1200, "optimiser steps of all rounds together")
     batch_size: int = option(64, "samples a step")
     lr: float = option(0.2, "peak learning rate of SGD on the shifts")
     momentum: float = option(0.9, "momentum of SGD")
@@ -61,7 +61,7 @@ class FastFIP(Purifier):
     gain: float | None = option(
         10.0, "largest growth of all layers together; each may grow by its root; None: no bound"
     )
-    rounds: int = option(10, "rounds of attenuation and recovery at most; they share the steps")
+    rounds: int = option(15, "rounds of attenuation and recovery at most; they share the steps")
     attenuation: float = option(0.7, "factor of each round on all values before they recover; 1 for none")
     max_clean_drop: float = option(2.0, "points of clean accuracy on the holdout that the rounds may cost")
     holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
@@ -87,7 +87,7 @@ class FastFIP(Purifier):
             retain_weight=self.retain_weight,
             mixup=self.mixup,
         )
-        clean_loss = CleanLoss.of(model, task, run, distil=self.distil)
+        clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
         with SpectralShift(model, probe, relative=self.relative, floor=self.floor, gain=self.gain) as shift:
             run.notices += shift.notices

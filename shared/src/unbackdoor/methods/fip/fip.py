@@ -71,7 +71,7 @@ class FIP(Purifier):
             retain_weight=self.retain_weight,
             mixup=self.mixup,
         )
-        clean_loss = CleanLoss.of(model, task, run, distil=self.distil)
+        clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup)
         with FullWeights(model) as weights:
             anchor = objective.prepare(weights, model, task, clean)
             finetune(

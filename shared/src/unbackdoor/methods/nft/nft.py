@@ -105,7 +105,7 @@ class NFT(Purifier):
     alpha: float = option(0.0, "alpha of mu(l) = alpha exp(-beta l); 0 for no lower bound but 0")
     beta: float = option(0.5, "beta of mu(l) = alpha exp(-beta l)")
     depth: Literal["absolute", "relative"] = option("absolute", "l counts layers, or is scaled to a depth of 20")
-    rounds: int = option(5, "rounds of attenuation and recovery at most; they share the steps")
+    rounds: int = option(10, "rounds of attenuation and recovery at most; they share the steps")
     attenuation: float = option(0.7, "factor of each round on all values before they recover; 1 for none")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that the rounds may cost")
     holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
@@ -131,7 +131,7 @@ class NFT(Purifier):
         return self.site == "norm"
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        clean_loss = CleanLoss.of(model, task, run, distil=self.distil)
+        clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup)
         penalty = self.mask_penalty / task.samples_per_class(clean.samples.targets)
         floor = mask_floor(self.mask_schedule, self.alpha, self.beta, self.depth)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
