@@ -93,6 +93,8 @@ def test_method_names_attention_that_reads_weights_behind_forward(method_name):
     if method_name in ("nft", "f-fip"):
         with pytest.raises(UnreachedSite, match=r"attn\.qkv\.weight.*attn\.proj\.weight"):
             quick(method_name, steps=1).purify(model.eval(), batch, TASK)
+        skipping = quick(method_name, steps=1, retain_weight=0.0, skip="*.attn.qkv.* *.attn.proj.*")
+        check_purifier(skipping, model, batch, TASK, again=False)
     else:
         check_purifier(quick(method_name, steps=1, retain_weight=0.0), model.eval(), batch, TASK, again=False)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Self
 
@@ -18,11 +19,15 @@ __all__ = ["FullWeights"]
 class FullWeights:
     """``theta`` itself, with the same face as a `Reparametrisation`, so that one objective serves both."""
 
-    def __init__(self, model: nn.Module, *, skip: Callable[[str], bool] | None = None) -> None:
-        """Take every parameter with ``requires_grad`` that ``skip`` does not name."""
+    def __init__(self, model: nn.Module, *, skip: Sequence[str] = ()) -> None:
+        """Take every parameter with ``requires_grad`` whose name fits no shell pattern of ``skip``."""
         self.model = model
         self.notices: list[str] = []
-        self._values = {n: p for n, p in model.named_parameters() if p.requires_grad and not (skip and skip(n))}
+        self._values = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and not any(fnmatchcase(name, pattern) for pattern in skip)
+        }
         self._kept: dict[str, Tensor] = {}
         self._folded = False
 

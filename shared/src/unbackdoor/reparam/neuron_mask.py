@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -36,7 +36,7 @@ class NeuronMask(Reparametrisation):
         *,
         site: Literal["weight", "norm"] = "weight",
         floor: Callable[[int, int], float] | None = None,
-        skip: Callable[[str], bool] | None = None,
+        skip: Sequence[str] = (),
     ) -> None:
         """Make masks of ones, shape ``(neurons,)`` each, in the dtype of their weight.
 
@@ -45,7 +45,7 @@ class NeuronMask(Reparametrisation):
             probe: Runs it once.
             site: Where masks sit, see above.
             floor: Lower bound ``mu(l, L)`` of the masks at depth ``l`` of ``L``, Eq. (6); 0 without it.
-            skip: Tells by qualified parameter name which sites to leave alone.
+            skip: Shell patterns of qualified parameter names to leave alone.
 
         Raises:
             NothingTrainable: No site is left, or ``site="norm"`` and the model has no affine BatchNorm.

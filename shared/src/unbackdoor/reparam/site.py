@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -69,13 +70,13 @@ class Reparametrisation(ABC):
 
     swaps_layers: ClassVar[bool] = True
 
-    def __init__(self, model: nn.Module, probe: Probe, *, skip: Callable[[str], bool] | None = None) -> None:
+    def __init__(self, model: nn.Module, probe: Probe, *, skip: Sequence[str] = ()) -> None:
         """Find the sites in the order of execution.
 
         Args:
             model: In eval mode.
             probe: Runs it once.
-            skip: Tells by qualified parameter name which sites to leave alone.
+            skip: Shell patterns of qualified parameter names to leave alone, such as ``"features.*.attn.*"``.
 
         Raises:
             UnreachedSite: A layer's weight is used without its ``forward`` being called.
@@ -86,7 +87,7 @@ class Reparametrisation(ABC):
         self._frozen: list[nn.Parameter] = []
         self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
         self._fastpath = True
-        self.sites = self._find(probe, skip or (lambda name: False))
+        self.sites = self._find(probe, lambda name: any(fnmatchcase(name, pattern) for pattern in skip))
         self._values: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -228,7 +229,7 @@ class Reparametrisation(ABC):
         if hidden:
             raise UnreachedSite(
                 f"these weights change the output although their layers' forward is never called: {', '.join(hidden)}. "
-                "Call the layer instead of reading its weight, or leave it alone with skip."
+                "Call the layer instead of reading its weight, or leave it alone: skip takes patterns of names."
             )
 
     def _tell(self, names: list[str], why: str) -> None:

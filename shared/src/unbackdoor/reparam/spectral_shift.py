@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -42,7 +42,7 @@ class SpectralShift(Reparametrisation):
         relative: bool = False,
         floor: float | None = None,
         gain: float | None = None,
-        skip: Callable[[str], bool] | None = None,
+        skip: Sequence[str] = (),
     ) -> None:
         """Decompose every weight; values have the shape ``(groups, rank)`` of its singular values.
 
@@ -55,7 +55,7 @@ class SpectralShift(Reparametrisation):
             gain: Largest factor by which all ``L`` layers together may grow: each ``sigma / s`` stays below
                 ``gain ** (1 / L)``, so that deep networks cannot run away. The paper has no bound (None); 1 lets
                 singular values only shrink.
-            skip: Tells by qualified parameter name which sites to leave alone.
+            skip: Shell patterns of qualified parameter names to leave alone.
 
         Raises:
             NothingTrainable: No site is left.

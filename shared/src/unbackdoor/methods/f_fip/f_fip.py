@@ -71,6 +71,7 @@ class FastFIP(Purifier):
     trace_every: int = option(10, "Tr(F) enters every so many steps")
     trace_samples: int = option(32, "samples of a batch that estimate Tr(F)")
     retain_weight: float = option(0.0, "eta_r: weight of the Fisher-weighted distance to the given model")
+    skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -89,7 +90,9 @@ class FastFIP(Purifier):
         )
         clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
-        with SpectralShift(model, probe, relative=self.relative, floor=self.floor, gain=self.gain) as shift:
+        skip = self.skip.split()
+        shift = SpectralShift(model, probe, relative=self.relative, floor=self.floor, gain=self.gain, skip=skip)
+        with shift:
             run.notices += shift.notices
             anchor = objective.prepare(shift, model, task, clean)
 

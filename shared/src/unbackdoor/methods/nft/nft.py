@@ -113,6 +113,7 @@ class NFT(Purifier):
     mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
 
     distil: float = option(1.0, "share of the loss that asks for the given model's answers instead of labels")
+    skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -135,7 +136,7 @@ class NFT(Purifier):
         penalty = self.mask_penalty / task.samples_per_class(clean.samples.targets)
         floor = mask_floor(self.mask_schedule, self.alpha, self.beta, self.depth)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
-        mask = NeuronMask(model, probe, site=self.site, floor=floor)
+        mask = NeuronMask(model, probe, site=self.site, floor=floor, skip=self.skip.split())
         run.notices += mask.notices
 
         def objective(step: int, batch: Batch) -> Tensor:
