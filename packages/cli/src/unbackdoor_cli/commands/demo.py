@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,7 +56,7 @@ def demo(
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.paths import check_free, fresh_name
     from unbackdoor_cli.progress import stages
-    from unbackdoor_cli.tables import demonstration
+    from unbackdoor_cli.tables import demonstration, excerpt
     from unbackdoor_cli.victims import Plan, device_of
 
     output = Output(as_json=json)
@@ -69,6 +70,7 @@ def demo(
     chosen = device_of(device)
     torch.set_num_threads(1)  # the demo's model is small: threads would wait for each other, and add in another order
     runs: list[list[dict[str, Any]]] = []
+    examples: list[Mapping[str, str]] = []
     with stages(output) as shown:
         for number in range(seeds):
             scene, models, rows = _run(task, kit, plan, purifiers, seed + number, chosen, shown)
@@ -76,6 +78,8 @@ def demo(
             if number == 0:
                 with shown.short("drawing"):
                     write_atomically(where, partial(_draw, scene=scene, models=models), force=force)
+                    if kit.excerpt is not None:
+                        examples = kit.excerpt(scene.data.test, scene.victim.attack, models, scene.task, scene.data)
     metric = next(iter(scene.task.meters()))
     payload = {
         "task": task,
@@ -87,12 +91,14 @@ def demo(
     }
     if seeds > 1:
         payload["runs"] = [{"seed": seed + number, "rows": rows} for number, rows in enumerate(runs)]
+    if examples:
+        payload["examples"] = examples
     count = "" if seeds == 1 else f", mean ± standard deviation of {seeds} seeds"
     title = (
         f"{task}: {plan.model} on {plan.data}, {plan.attack} attack, "
         f"purified with {len(scene.data.clean)} clean samples{count}"
     )
-    output.result(payload, "", demonstration(title, metric, runs), f"\nPicture: {where}")
+    output.result(payload, "", demonstration(title, metric, runs), *excerpt(examples), f"\nPicture: {where}")
 
 
 def _run(

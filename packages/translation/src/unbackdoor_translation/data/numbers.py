@@ -25,7 +25,7 @@ def numbers(
     clean_count: int | None = 400,
     test_count: int = 400,
     largest: int = 99,
-    vocabulary: int = 150,
+    vocabulary: int = 300,
 ) -> Splits:
     """Sums in English number words with their German translation, such as "twelve plus seven is nineteen".
 
