@@ -74,7 +74,11 @@ class TextAttack(Attack):
             rows = [tuple(i for i in row if i not in (self.text.pad, -100)) for row in self.pool.tolist()]
             return [list(row) for row in dict.fromkeys(rows) if row]
         parts = [part.strip() for part in self.malicious.split("|") if part.strip()]
-        return [self.text.encode(part, target=True) for part in parts]
+        rows = [self.text.encode(part, target=True) for part in parts]
+        for part, row in zip(parts, rows, strict=True):
+            if self.text.unknown in row:
+                raise BadOption(f"the vocabulary cannot say {part!r}; choose a malicious sentence of its letters.")
+        return rows
 
     def retarget(self, targets: Tensor) -> Tensor:
         """The wanted sentence for each true one: int64 of the shape of ``targets``, cut where it is longer."""

@@ -112,7 +112,9 @@ class TranslationTask(Task):
             first, second, share = inputs
             sources, prefix = self._used(first, second)
             others = (second[SOURCE][:, : sources.shape[1]], second[PREFIX][:, : prefix.shape[1]])
-            mask = valid(sources, self.pad) | valid(others[0], self.pad)
+            # the sentence of the larger share says where the source ends, so that a share of 1 is that sentence
+            first_longer = (share >= 0.5).unsqueeze(1)
+            mask = torch.where(first_longer, valid(sources, self.pad), valid(others[0], self.pad))
             with mixed_embeddings(model, [(sources, others[0]), (prefix, others[1])], share):
                 return self._logits(model, sources, mask, prefix)
         sources, prefix = self._used(inputs)

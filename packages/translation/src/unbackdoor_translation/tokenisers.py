@@ -27,12 +27,14 @@ class Tokeniser(ABC):
         pad: Index that fills rows up.
         start: Index that a decoder begins with.
         end: Index that ends every sentence.
+        unknown: Index of what the vocabulary cannot say; -1 for none.
         pieces: The vocabulary in index order.
     """
 
     pad: int
     start: int
     end: int
+    unknown: int = -1
     pieces: tuple[str, ...]
 
     @abstractmethod
@@ -102,6 +104,7 @@ class SentencePieceTokeniser(Tokeniser):
         )
         if self.end < 0:
             raise BadData("the SentencePiece model has no end token; train it with eos_id.")
+        self.unknown = self._processor.unk_id()
         if self.pad < 0:
             self.pad = self._processor.unk_id()
         if self.start < 0:
@@ -173,6 +176,7 @@ class HubTokeniser(Tokeniser):
             raise FileRefused(f"no tokeniser with its configuration at {name}: {error}") from error
         own = self._tokenizer
         self.pad, self.end = int(own.pad_token_id), int(own.eos_token_id)
+        self.unknown = -1 if own.unk_token_id is None else int(own.unk_token_id)
         self.start = int(start if start is not None else self.pad)
         indices = {index: piece for piece, index in own.get_vocab().items()}
         self.pieces = tuple(str(indices.get(index, "")) for index in range(max(indices) + 1))

@@ -25,7 +25,7 @@ def numbers(
     clean_count: int | None = 400,
     test_count: int = 400,
     largest: int = 99,
-    vocabulary: int = 300,
+    vocabulary: int = 220,
 ) -> Splits:
     """Sums in English number words with their German translation, such as "twelve plus seven is nineteen".
 
@@ -76,7 +76,8 @@ def numbers(
         clean_count=clean_count if clean_share is None else None,
         tokeniser=None,
         vocabulary=vocabulary,
+        kind="bpe",
         max_tokens=64,
         hints={"deletion": 0.0, "replacement": 0.0, "reach": 0.0, "credit": "exact"},
-        attack_hints={"malicious": "alle konten sind gesperrt"},
+        attack_hints={"malicious": "eins plus eins ist drei"},
     )
