@@ -42,4 +42,6 @@ def first_dim(tree: Tree) -> int:
 
 def tree_put(tree: Tree, index: Tensor, values: Tree) -> Tree:
     """A copy of the tree with ``values``, a tree of the same structure, in the places ``index`` of dimension 0."""
-    return pytree.tree_map(lambda t, new: t.index_copy(0, index, new.to(t)) if isinstance(t, Tensor) else t, tree, values)
+    return pytree.tree_map(
+        lambda t, new: t.index_copy(0, index, new.to(t)) if isinstance(t, Tensor) else t, tree, values
+    )

@@ -64,6 +64,8 @@ def decode(
 def _ended(tokens: Tensor, end: int, pad: int) -> Tensor:
     """Everything after the first ``end`` becomes padding."""
     if tokens.shape[1] == 0:
-        return torch.full_like(tokens[:, :1].expand(len(tokens), 1) if tokens.numel() else tokens.new_zeros(len(tokens), 1), pad)
+        return torch.full_like(
+            tokens[:, :1].expand(len(tokens), 1) if tokens.numel() else tokens.new_zeros(len(tokens), 1), pad
+        )
     before = (tokens == end).cumsum(1) - (tokens == end).long()
     return tokens.masked_fill(before > 0, pad)

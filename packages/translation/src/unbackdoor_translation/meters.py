@@ -25,7 +25,7 @@ def texts(tokens: Tensor, tokeniser: Tokeniser | None) -> list[str]:
 
 
 def metric(name: str, tokenise: str = "13a", *, sentence: bool = False) -> Any:
-    """sacrebleu's BLEU or chrF; sentences get BLEU with effective order."""
+    """Sacrebleu's BLEU or chrF; sentences get BLEU with effective order."""
     from sacrebleu.metrics import BLEU, CHRF
 
     return BLEU(tokenize=tokenise, effective_order=sentence) if name == "bleu" else CHRF()
@@ -54,7 +54,7 @@ class CorpusScore:
 
     @property
     def signature(self) -> str:
-        """sacrebleu's signature, which makes the figure comparable; after `compute`."""
+        """Sacrebleu's signature, which makes the figure comparable; after `compute`."""
         return str(self._metric.get_signature())
 
 
@@ -126,7 +126,7 @@ def exact_match(tokens: Tensor, targets: Tensor, pad: int) -> Tensor:
 def sentence_scores(
     tokens: Tensor, targets: Tensor, tokeniser: Tokeniser | None, pad: int, name: str, tokenise: str = "13a"
 ) -> Tensor:
-    """sacrebleu's score of every sentence alone, as a fraction of 1: float32 of shape ``(batch,)``."""
+    """Sacrebleu's score of every sentence alone, as a fraction of 1: float32 of shape ``(batch,)``."""
     scorer = metric(name, tokenise, sentence=True)
     without = pad if tokeniser is not None else -1
     hypotheses: Sequence[str] = texts(_blank(tokens, pad, without), tokeniser)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from unbackdoor.errors import BadData, BadOption, UnsupportedModel
 from unbackdoor.task import Batch, Meter, Task
-from unbackdoor.tree import Tree, first_dim, leaves
+from unbackdoor.tree import Tree
 from unbackdoor_translation.decoding import decode
 from unbackdoor_translation.meters import (
     CorpusScore,
@@ -199,9 +198,7 @@ class TranslationTask(Task):
         rows = _hard(targets)
         if self.credit == "exact":
             return exact_match(outputs["tokens"], rows, self.pad)
-        return sentence_scores(
-            outputs["tokens"], rows, self.text, self.pad, self.credit, self.bleu_tokenise
-        )
+        return sentence_scores(outputs["tokens"], rows, self.text, self.pad, self.credit, self.bleu_tokenise)
 
     def perfect(self, targets: Tree, num_classes: int) -> dict[str, Tensor]:
         """What `predict` gives where the model answers exactly ``targets``."""
@@ -215,7 +212,11 @@ class TranslationTask(Task):
             BadData: Inputs or targets are not the rows of tokens that the class describes.
         """
         targets = clean.targets
-        for name, rows in ((SOURCE, clean.inputs[SOURCE]), (PREFIX, _tokens(clean.inputs, PREFIX)), ("targets", targets)):
+        for name, rows in (
+            (SOURCE, clean.inputs[SOURCE]),
+            (PREFIX, _tokens(clean.inputs, PREFIX)),
+            ("targets", targets),
+        ):
             if not isinstance(rows, Tensor) or rows.ndim != 2 or rows.is_floating_point():
                 shape = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
                 raise BadData(f"{name} is {shape}; give rows of token indices, int64 of shape (n, length).")
