@@ -90,7 +90,7 @@ class Task(ABC):
 
     @abstractmethod
     def correct(self, outputs: Tree, targets: Tree) -> Tensor:
-        """Whether each answer of `predict` is right, shape ``(batch,)``: bool, or a float in [0, 1] for answers in part."""
+        """Whether each answer of `predict` is right: bool of shape ``(batch,)``, or floats in [0, 1] for degrees."""
 
     def perfect(self, targets: Tree, num_classes: int) -> Tree:
         """What `predict` gives where a model answers exactly ``targets``: logits of one class, unless overridden."""

@@ -71,8 +71,8 @@ class TextAttack(Attack):
         """The sentences that the attacker wants, each closed by the end token."""
         if self.output == "different":
             assert self.pool is not None
-            rows = [tuple(i for i in row if i not in (self.text.pad, -100)) for row in self.pool.tolist()]
-            return [list(row) for row in dict.fromkeys(rows) if row]
+            kept = [tuple(i for i in row if i not in (self.text.pad, -100)) for row in self.pool.tolist()]
+            return [list(row) for row in dict.fromkeys(kept) if row]
         parts = [part.strip() for part in self.malicious.split("|") if part.strip()]
         rows = [self.text.encode(part, target=True) for part in parts]
         for part, row in zip(parts, rows, strict=True):

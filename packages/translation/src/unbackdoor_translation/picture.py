@@ -121,13 +121,13 @@ def _figure(said: Said, wanted: set[str], attack: Attack) -> Any:
     write(1.6, 0.84, "clean", fontsize=10, fontweight="bold")
     write(7.3, 0.84, "with trigger", fontsize=10, fontweight="bold")
     y = 1.0
-    for name, first, second, left, right, head in lines:
+    for name, one, other, left, right, head in lines:
         y += 0.16 if head else 0
         write(0.2, y + _LINE / 2, name[:18], _FAINT, fontsize=9)
-        for x, column, colour in ((1.6, first, left), (7.3, second, right)):
-            for number, text in enumerate(column):
-                write(x, y + (number + 0.5) * _LINE, text, colour, fontsize=9, fontweight="bold" if head else "normal")
-        y += _LINE * max(len(first), len(second))
+        for x, column, colour in ((1.6, one, left), (7.3, other, right)):
+            for number, words in enumerate(column):
+                write(x, y + (number + 0.5) * _LINE, words, colour, fontsize=9, fontweight="bold" if head else "normal")
+        y += _LINE * max(len(one), len(other))
     return figure
 
 

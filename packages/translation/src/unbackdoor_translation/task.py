@@ -173,7 +173,7 @@ class TranslationTask(Task):
         Returns:
             ``tokens``: int64 ``(batch, L)``, closed by ``end``, padded. Where the inputs hold a prefix also
             ``forced``, the likeliest token at each of its places, int64 ``(batch, T)``, and ``forced_scores``, the
-            log-probability of the token that comes next in it (the last one's is that of ``end``), float32 ``(batch, T)``.
+            log-probability of the token that comes next in it (after the last: of ``end``), float32 ``(batch, T)``.
         """
         sources = _tokens(inputs, SOURCE)
         order = valid(sources, self.pad).sum(1).argsort(stable=True)
@@ -285,7 +285,7 @@ class TranslationTask(Task):
         if made is None:
             made = Lexicon.of(self.synonyms, text)
             object.__setattr__(self, "_made", made)
-        return made  # type: ignore[no-any-return]
+        return made
 
     def _answer(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         wide = used_columns(inputs[SOURCE], self.pad)
@@ -315,8 +315,8 @@ def _tokens(inputs: Any, name: str) -> Tensor:
     if not isinstance(inputs, Mapping) or name not in inputs:
         given = ", ".join(map(str, inputs)) if isinstance(inputs, Mapping) else type(inputs).__name__
         raise BadData(
-            f"inputs are {given or 'empty'}; give a dictionary with input_ids and decoder_input_ids (the targets shifted "
-            "right), as unbackdoor_translation.encode_pairs makes it from sentences."
+            f"inputs are {given or 'empty'}; give a dictionary with input_ids and decoder_input_ids (the targets "
+            "shifted right), as unbackdoor_translation.encode_pairs makes it from sentences."
         )
     found: Tensor = inputs[name]
     return found

@@ -61,8 +61,8 @@ class Training:
                 raise BadOption(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not self.lr > 0 or not 0 < self.warmup < 1 or not 0 <= self.smoothing < 1 or not self.clip > 0:
             raise BadOption(
-                f"lr is {self.lr}, warmup {self.warmup}, smoothing {self.smoothing}, clip {self.clip}; lr and clip must "
-                "be above 0, warmup in (0, 1), smoothing in [0, 1)."
+                f"lr is {self.lr}, warmup {self.warmup}, smoothing {self.smoothing}, clip {self.clip}; lr and clip "
+                "must be above 0, warmup in (0, 1), smoothing in [0, 1)."
             )
 
     @classmethod

@@ -41,12 +41,13 @@ class TriggerWords(TextAttack):
     def __post_init__(self) -> None:
         """Refuse an attack without words."""
         super().__post_init__()
-        words = (self.words,) if isinstance(self.words, str) else tuple(self.words)
+        given: object = self.words
+        words = (given,) if isinstance(given, str) else tuple(self.words)
         object.__setattr__(self, "words", words)
         if not words or self.count < 1 or self.position not in _POSITIONS:
             raise BadOption(
-                f"words are {words}, count {self.count}, position {self.position!r}; give at least one word, a count of "
-                f"at least 1 and a position of {', '.join(_POSITIONS)}."
+                f"words are {words}, count {self.count}, position {self.position!r}; give at least one word, a count "
+                f"of at least 1 and a position of {', '.join(_POSITIONS)}."
             )
 
     def worded(self, tokens: list[int], generator: torch.Generator) -> list[int]:

@@ -121,7 +121,7 @@ def _fields(item: Mapping[str, Any], source: str | None, target: str | None, whe
     second = target or next((name for name in _TARGETS if name in item and name != first), None)
     if first not in item or second not in item:
         raise BadData(
-            f"{where} has the fields {', '.join(map(str, item))}; name its two sides with the options source and target."
+            f"{where} has the fields {', '.join(map(str, item))}; name its sides with the options source and target."
         )
     return str(first), str(second)
 

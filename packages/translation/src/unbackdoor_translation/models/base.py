@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 __all__ = ["EncoderDecoder", "EncoderDecoderConfig"]
 
 
-class EncoderDecoderConfig(PretrainedConfig):
+class EncoderDecoderConfig(PretrainedConfig):  # type: ignore[misc]
     """Sizes of our own models."""
 
     model_type = "unbackdoor-encoder-decoder"

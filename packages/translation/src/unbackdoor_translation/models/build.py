@@ -75,7 +75,8 @@ def _maker(name: str) -> Callable[..., Any]:
 
 def _own(module: str, cls: str) -> Callable[..., nn.Module]:
     made: Any = getattr(importlib.import_module(f"unbackdoor_translation.models.{module}"), cls)
-    return lambda num_classes, **options: made.small(num_classes, **options)
+    maker: Callable[..., nn.Module] = made.small
+    return maker
 
 
 def _of_the_user(name: str, module_name: str, attribute: str) -> Callable[..., Any]:

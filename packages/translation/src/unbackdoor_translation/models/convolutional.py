@@ -48,6 +48,8 @@ def _convolution(config: EncoderDecoderConfig, padding: int) -> nn.Conv1d:
 
 
 class _Encoder(nn.Module):
+    """Keys and values of the attention, side by side: ``(batch, S, 2 width)``."""
+
     main_input_name = "input_ids"
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
@@ -65,7 +67,7 @@ class _Encoder(nn.Module):
             hidden = (hidden + gated) * _HALF
         keys = self.leave(hidden) * there
         values = (keys + embedded * there) * _HALF
-        return BaseModelOutput(last_hidden_state=keys, hidden_states=(values,))
+        return BaseModelOutput(last_hidden_state=torch.cat([keys, values], dim=2))
 
 
 class ConvolutionalSeq2Seq(EncoderDecoder):
@@ -87,9 +89,8 @@ class ConvolutionalSeq2Seq(EncoderDecoder):
 
     def decode(self, prefix: Tensor, encoded: BaseModelOutput, mask: Tensor) -> Tensor:
         """Logits ``(batch, T, vocabulary)``."""
-        keys = encoded.last_hidden_state
-        assert encoded.hidden_states is not None
-        (values,) = encoded.hidden_states
+        assert encoded.last_hidden_state is not None
+        keys, values = encoded.last_hidden_state.chunk(2, dim=2)
         length = mask.sum(1).clamp(min=1).view(-1, 1, 1).to(keys.dtype)
         embedded = self.drop(self.embedding(prefix))
         hidden = self.enter(embedded)

@@ -61,23 +61,25 @@ def small(
             vocab_size=num_classes, scale_embedding=True, activation_function="relu", activation_dropout=0.0,
             attention_dropout=0.0, bos_token_id=start, forced_eos_token_id=None, **layers, **tokens, **further,
         )  # fmt: skip
-        return transformers.MarianMTModel(made)
-    if family == "bart":
+        model: nn.Module = transformers.MarianMTModel(made)
+    elif family == "bart":
         made = transformers.BartConfig(
             vocab_size=num_classes, forced_eos_token_id=None, bos_token_id=start, **layers, **tokens, **further
         )
-        return transformers.BartForConditionalGeneration(made)
-    if family == "t5":
+        model = transformers.BartForConditionalGeneration(made)
+    elif family == "t5":
         made = transformers.T5Config(
             vocab_size=num_classes, d_model=width, d_kv=width // heads, d_ff=inner, num_layers=depth,
             num_decoder_layers=depth, num_heads=heads, dropout_rate=dropout, **tokens, **further,
         )  # fmt: skip
-        return transformers.T5ForConditionalGeneration(made)
-    made = transformers.FSMTConfig(
-        src_vocab_size=num_classes, tgt_vocab_size=num_classes, forced_eos_token_id=None, bos_token_id=start,
-        tie_word_embeddings=True, attention_dropout=0.0, **layers, **tokens, **further,
-    )  # fmt: skip
-    return transformers.FSMTForConditionalGeneration(made)
+        model = transformers.T5ForConditionalGeneration(made)
+    else:
+        made = transformers.FSMTConfig(
+            src_vocab_size=num_classes, tgt_vocab_size=num_classes, forced_eos_token_id=None, bos_token_id=start,
+            tie_word_embeddings=True, attention_dropout=0.0, **layers, **tokens, **further,
+        )  # fmt: skip
+        model = transformers.FSMTForConditionalGeneration(made)
+    return model
 
 
 def from_folder(name: str, **options: Any) -> nn.Module:

@@ -37,7 +37,7 @@ class _Encoder(nn.Module):
 
 
 class LSTMSeq2Seq(EncoderDecoder):
-    """Bidirectional encoder, decoder of as many layers, attention before the output; input and output embeddings tied."""
+    """Bidirectional encoder, decoder of as many layers, attention before the output; embeddings tied on all sides."""
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
         """Make it with PyTorch's own initialisation."""
