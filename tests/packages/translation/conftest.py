@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 import pytest
+import torch
 
 from unbackdoor.kit import Splits
 from unbackdoor_translation import KIT, TranslationTask
