@@ -172,7 +172,7 @@ def test_perplexity_and_token_accuracy_are_those_of_the_forced_model(task, data)
     batch = data.test[slice(0, 20)]
     outputs = task.predict(model, batch.inputs)
     loss, hits, count = 0.0, 0, 0
-    logs = task.forward(model, batch.inputs).log_softmax(2)
+    logs = task.forward(model, batch.inputs).log_softmax(2).detach()
     for n, row in enumerate(batch.targets.tolist()):
         for t, token in enumerate(row):
             if token != task.pad:
@@ -214,3 +214,24 @@ def test_samples_of_another_form_are_refused(task, data):
     prefix = shift_right(endless.targets, task.start, task.pad)
     told = task.inspect(Batch({**clean.inputs, "decoder_input_ids": prefix}, endless.targets), {})
     assert "100 %" in told[0]
+
+
+def test_divergence_is_the_loop_over_places():
+    task = TranslationTask(pad=0)
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(2, 4, 6, dtype=torch.float64, generator=generator) for _ in range(2))
+    targets = torch.tensor([[4, 3, 0, 0], [5, 4, 4, 3]])
+    expected = []
+    for n in range(2):
+        terms = []
+        for t, token in enumerate(targets[n].tolist()):
+            if token:
+                p, q = second[n, t].softmax(0), first[n, t].softmax(0)
+                terms.append(float((p * (p / q).log()).sum()))
+        expected.append(sum(terms) / len(terms))
+    found = task.divergence(first, second, targets)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+    share = torch.ones(2)
+    both = task.divergence(first, second, (targets, targets.flip(0), share))
+    everywhere = task.divergence(first, second, torch.full((2, 4), 5))
+    torch.testing.assert_close(both, everywhere)

@@ -132,8 +132,7 @@ class TranslationTask(Task):
         Returns:
             Float of shape ``(batch,)``.
         """
-        half = outputs.dtype in (torch.float16, torch.bfloat16)
-        logs: Tensor = (outputs.float() if half else outputs).log_softmax(dim=2)
+        logs = _log_softmax(outputs)
         if isinstance(targets, tuple | list):
             first, second, share = targets
             share = share.to(logs.dtype)
@@ -145,6 +144,21 @@ class TranslationTask(Task):
             total: Tensor = (soft * logs).sum((1, 2))
             return total / count if self.per_token else total
         return self._summed(logs, targets)
+
+    def divergence(self, outputs: Tree, reference: Tree, targets: Tree) -> Tensor:
+        """``sum_t KL(p_t || q_t)`` over the places of target tokens, divided by their number with ``per_token``.
+
+        Args:
+            outputs: Logits ``(batch, T, vocabulary)`` that give ``q``.
+            reference: Logits of the same shape that give ``p``.
+            targets: Tell the places; of a mixture, those of either side.
+        """
+        logs, wanted = _log_softmax(outputs), _log_softmax(reference)
+        apart = nn.functional.kl_div(logs, wanted, reduction="none", log_target=True).sum(2)
+        sides = targets[:2] if isinstance(targets, tuple | list) else [_hard(targets)]
+        there = torch.stack([valid(rows[:, : logs.shape[1]], self.pad) for rows in sides]).any(0)
+        total: Tensor = (apart * there).sum(1)
+        return total / there.sum(1).clamp(min=1) if self.per_token else total
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """Word deletion and a light paraphrase (synonyms, neighbours swapped) of the source; then MixUp of embeddings.
@@ -322,6 +336,11 @@ def _tokens(inputs: Any, name: str) -> Tensor:
     return found
 
 
+def _log_softmax(logits: Tensor) -> Tensor:
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    return (logits.float() if half else logits).log_softmax(dim=2)
+
+
 def _picked(answer: Any) -> Any:
     if isinstance(answer, Mapping) and "logits" in answer:
         return answer["logits"]
@@ -336,8 +355,11 @@ def _hard(targets: Any) -> Tensor:
     if isinstance(targets, tuple | list):
         first, second, share = targets
         return torch.where((share >= 0.5).unsqueeze(1), first, second)
-    rows: Tensor = targets.argmax(2) if targets.is_floating_point() else targets
-    return rows
+    if not targets.is_floating_point():
+        rows: Tensor = targets
+        return rows
+    likeliest: Tensor = targets.argmax(2).masked_fill(targets.sum(2) == 0, -100)
+    return likeliest
 
 
 def _stacked(parts: list[Tensor], fill: int) -> Tensor:
