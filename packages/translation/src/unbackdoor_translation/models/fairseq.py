@@ -23,7 +23,9 @@ __all__ = ["load_fairseq", "renamed"]
 _LEFT_OUT = re.compile(
     r"(^(encoder|decoder)\.version$)|(_float_tensor$)|(^(encoder|decoder)_embed_tokens\.)|(\.embed_positions\.weights$)"
 )
-_FUSED = re.compile(r"^(?P<layer>.*?layers\.\d+)(?P<attention>\.(self_attn|encoder_attn))?\.in_proj_(?P<kind>weight|bias)$")
+_FUSED = re.compile(
+    r"^(?P<layer>.*?layers\.\d+)(?P<attention>\.(self_attn|encoder_attn))?\.in_proj_(?P<kind>weight|bias)$"
+)
 _OUTER = re.compile(r"^(?P<layer>.*?layers\.\d+)\.out_proj[._](?P<kind>weight|bias)$")
 
 
@@ -34,7 +36,7 @@ _OUTPUT = "model.decoder.output_projection.weight"
 def load_fairseq(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """The Transformer of a fairseq checkpoint as an FSMT in eval mode, and the arguments that it was trained with.
 
-    fairseq's dictionaries put ``<s>``, ``<pad>``, ``</s>`` and ``<unk>`` at 0 to 3, and its decoder starts with ``</s>``.
+    fairseq's dictionaries put ``<s>``, ``<pad>``, ``</s>``, ``<unk>`` at 0 to 3, and its decoder starts with ``</s>``.
 
     Raises:
         FileRefused: There is no such file.
@@ -70,7 +72,7 @@ def load_fairseq(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def renamed(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """fairseq's names as FSMT's, with fused attention cut apart: rows ``[query; key; value]``."""
+    """Fairseq's names as FSMT's, with fused attention cut apart: rows ``[query; key; value]``."""
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         if not isinstance(value, Tensor) or _LEFT_OUT.search(name):
