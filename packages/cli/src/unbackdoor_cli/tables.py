@@ -12,7 +12,11 @@ from rich.text import Text
 
 __all__ = ["comparison", "demonstration", "excerpt", "figures", "names"]
 
-_LONG = {"asr": "attack success rate (ASR)", "lcr": "label correction rate (LCR)"}
+_LONG = {
+    "asr": "attack success rate (ASR)",
+    "lcr": "label correction rate (LCR)",
+    "perplexity": "perplexity (not a percentage)",
+}
 _LOWER_IS_BETTER = ("asr",)
 _LEGEND = (
     "Percent, on test data that no method saw.\n"

@@ -28,6 +28,11 @@ def demo(
     attack: Annotated[
         str | None, typer.Option(metavar="NAME", help=r"Attack of the victim. \[default: the task's own]")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=r"Data set, of `unbackdoor list data`. \[default: the task's own]"),
+    ] = None,
+    data_path: Annotated[Path | None, typer.Option(metavar="PATH", help="Where that data set lies.")] = None,
     methods: Annotated[str, typer.Option(metavar="A,B", help="Methods to compare.")] = "bn-only,ft,nft,f-fip",
     seed: flags.Seed = 0,
     seeds: Annotated[
@@ -66,7 +71,7 @@ def demo(
     purifiers = [method(name.strip()).make() for name in methods.split(",") if name.strip()]
     if not purifiers:
         raise BadOption("--methods names none; give at least one, such as --methods nft.")
-    plan = Plan.of_demo(kit, attack).checked(kit)
+    plan = _with_data(Plan.of_demo(kit, attack), data, data_path).checked(kit)
     chosen = device_of(device)
     torch.set_num_threads(1)  # the demo's model is small: threads would wait for each other, and add in another order
     runs: list[list[dict[str, Any]]] = []
@@ -99,6 +104,16 @@ def demo(
         f"purified with {len(scene.data.clean)} clean samples{count}"
     )
     output.result(payload, "", demonstration(title, metric, runs), *excerpt(examples), f"\nPicture: {where}")
+
+
+def _with_data(plan: Plan, data: str | None, path: Path | None) -> Plan:
+    """The plan with another data set: its own options do not fit that one, so they go."""
+    from dataclasses import replace
+
+    if data is None and path is None:
+        return plan
+    options = {} if path is None else {"path": str(path)}
+    return replace(plan, data=data or plan.data, data_options=options)
 
 
 def _run(
