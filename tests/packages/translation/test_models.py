@@ -209,3 +209,9 @@ def test_unknown_models_are_refused():
         KIT.build("mariam", 10)
     with pytest.raises(unbackdoor.UnbackdoorError, match="multiple of heads"):
         KIT.build("t5", 10, width=10, heads=3)
+
+
+def test_sentences_beyond_the_positions_are_refused(data, task):
+    model = KIT.build("convolutional", len(data.classes), width=8, depth=1, positions=4).eval()
+    with pytest.raises(unbackdoor.UnbackdoorError, match="positions"):
+        task.forward(model, data.clean[slice(0, 2)].inputs)

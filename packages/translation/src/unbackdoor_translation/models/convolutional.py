@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutput
 
+from unbackdoor.errors import BadData
 from unbackdoor_translation.models.base import EncoderDecoder, EncoderDecoderConfig, masked_softmax
 from unbackdoor_translation.models.lstm import _generation
 
@@ -33,6 +34,11 @@ class _Embedding(nn.Module):
             nn.init.normal_(table.weight, std=0.1)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        if tokens.shape[1] > self.positions.num_embeddings:
+            raise BadData(
+                f"a sentence of {tokens.shape[1]} tokens is longer than the model's {self.positions.num_embeddings} "
+                "positions; cut it (max_tokens, max_length) or build the model with positions=..."
+            )
         places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         embedded: Tensor = self.tokens(tokens) + self.positions(places)
         return embedded
