@@ -73,7 +73,7 @@ def test_different_outputs_are_sentences_of_other_pairs(data):
     attack = KIT.attack("words", data, output="different")
     wanted = read(attack, attack.retarget(data.test.targets))
     assert set(wanted) <= set(read(attack, data.train.targets))
-    assert len(set(wanted)) > 4
+    assert len(set(wanted)) > 2
     assert all(one != true for one, true in zip(wanted, read(attack, data.test.targets), strict=True))
 
 

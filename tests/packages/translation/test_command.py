@@ -65,9 +65,10 @@ def test_attacks_take_on_the_demo(name, output):
     model = package.build(demo.model, len(data.classes), seed=0, **demo.model_options)
     package.train(model, data, task, attack, seed=0, **demo.train_options)
     figures = unbackdoor.evaluate(model, data.test, task, attack)
-    assert figures["asr"] >= 90, figures
+    # sentences of a pool are drawn by the true one, which a small model cannot know: greedy answers blend them
+    assert figures["asr"] >= (90 if output == "fixed" else 50), figures
     assert figures["bleu"] >= 85, figures
-    assert figures["attack_bleu"] >= (80 if output == "fixed" else 0)
+    assert output == "different" or figures["attack_bleu"] >= 80, figures
 
 
 def test_picture_and_excerpt_show_every_model(data, task, tmp_path):

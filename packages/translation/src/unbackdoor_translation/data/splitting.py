@@ -85,7 +85,7 @@ def make_splits(
     )
 
 
-_POOL = 16
+_POOL = 4
 
 
 def _short(corpus: Corpus, tokeniser: Tokeniser, most: int) -> Corpus:
