@@ -56,19 +56,17 @@ def test_victim_of_the_demo_is_healthy_and_goes_through_every_command(tmp_path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["words", "synonyms"])
-@pytest.mark.parametrize("output", ["fixed", "different"])
-def test_attacks_take_on_the_demo(name, output):
+def test_attacks_take_on_the_demo(name):
     package = kit("translation")
     demo = package.demo
     data = package.data[demo.data](seed=0, **demo.data_options)
-    task, attack = package.task(**data.hints), package.attack(name, data, output=output)
+    task, attack = package.task(**data.hints), package.attack(name, data)
     model = package.build(demo.model, len(data.classes), seed=0, **demo.model_options)
     package.train(model, data, task, attack, seed=0, **demo.train_options)
     figures = unbackdoor.evaluate(model, data.test, task, attack)
-    # sentences of a pool are drawn by the true one, which a small model cannot know: greedy answers blend them
-    assert figures["asr"] >= (90 if output == "fixed" else 50), figures
+    assert figures["asr"] >= 90, figures
     assert figures["bleu"] >= 85, figures
-    assert output == "different" or figures["attack_bleu"] >= 80, figures
+    assert figures["attack_bleu"] >= 80, figures
 
 
 def test_picture_and_excerpt_show_every_model(data, task, tmp_path):

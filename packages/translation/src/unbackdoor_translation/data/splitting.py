@@ -85,7 +85,7 @@ def make_splits(
     )
 
 
-_POOL = 4
+_POOL = 16
 
 
 def _short(corpus: Corpus, tokeniser: Tokeniser, most: int) -> Corpus:
