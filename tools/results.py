@@ -73,7 +73,7 @@ def trained(arguments: argparse.Namespace, seed: int) -> tuple[unbackdoor.Victim
     demo = package.demo
     data = package.data[demo.data](seed=seed, **demo.data_options)
     task = package.task(**data.hints)
-    attack = package.attacks[arguments.attack](num_classes=len(data.classes))
+    attack = package.attack(arguments.attack, data)
     model = package.build(demo.model, num_classes=len(data.classes), seed=seed, **demo.model_options)
     package.train(model, data, task, attack, seed=seed, **demo.train_options)
     card = unbackdoor.victim.VictimCard(

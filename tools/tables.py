@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+_SHORT = {"accuracy": "ACC", "bleu": "BLEU"}
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -35,17 +36,18 @@ def tables() -> str:
             continue
         seeds = sorted({row["seed"] for row in result["rows"]})
         card = result["card"]
+        metric = next(iter(result["mean"]["none"]))
         title = f"**{path.stem}** ({card['model']}, {card['clean_samples']} clean and {card['test']} test samples"
         lines = [
             f"{title}, mean over seeds {', '.join(map(str, seeds))}): `{result['command']}`",
             "",
-            "| method | ACC | drop | ASR | worst ASR | LCR | seconds |",
+            f"| method | {_SHORT.get(metric, metric)} | drop | ASR | worst ASR | LCR | seconds |",
             "|---|---|---|---|---|---|---|",
         ]
         for method, row in result["mean"].items():
             drop, seconds = (f"{row[key]:.1f}" if key in row else "" for key in ("drop", "seconds"))
             lines.append(
-                f"| {method} | {row['accuracy']:.1f} | {drop} | {row['asr']:.1f} | {row['worst_asr']:.1f} "
+                f"| {method} | {row[metric]:.1f} | {drop} | {row['asr']:.1f} | {row['worst_asr']:.1f} "
                 f"| {row['lcr']:.1f} | {seconds} |"
             )
         parts.append("\n".join(lines) + "\n")

@@ -71,3 +71,24 @@ def _with(kit, picture):
     from dataclasses import replace
 
     return replace(kit, picture=picture)
+
+
+def test_demo_takes_other_data(call, folder):
+    assert "none.npz" in call("demo", *QUICK, "--data", "blobs", "--data-path", "none.npz").error
+    (folder / "there.npz").write_bytes(b"")
+    payload = call("demo", *QUICK, "--data-path", folder / "there.npz", "--json").json
+    assert payload["rows"][0]["asr"] >= 80
+    assert "examples" not in payload
+
+
+def test_demo_shows_the_kits_examples(call, monkeypatch):
+    from dataclasses import replace
+
+    import unbackdoor_toy
+
+    rows = [{"what": "source", "clean": "[a]", "triggered": "b"}, {"what": "nft", "clean": "c", "triggered": "d"}]
+    kit = replace(unbackdoor_toy.KIT, excerpt=lambda *a: rows)
+    monkeypatch.setattr("unbackdoor.registry.kit", lambda name: kit)
+    assert call("demo", *QUICK, "--json").json["examples"] == rows
+    shown = call("demo", *QUICK).out
+    assert all(word in shown for word in ("triggered", "[a]", "nft"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unbackdoor.errors import BadOption
 from unbackdoor.registry import kit, method, method_names, task_names
 from unbackdoor.testing import ClassificationTask, SquareTrigger, check_attack, check_purifier, check_task, tiny_models
 
@@ -39,14 +40,17 @@ def test_installed_task_runs_with_every_method(task_name):
 
 def test_installed_attack_keeps_its_promises(attack_name):
     task_name, _, name = attack_name.partition("/")
-    found, _, splits, _ = material(task_name)
+    found, task, splits, _ = material(task_name)
     cls = found.attacks[name]
     batch = splits.train[slice(0, 200)]
-    check_attack(cls(num_classes=len(splits.classes), rate=0.1), batch)
-    if not cls.clean_label:
-        check_attack(cls(num_classes=len(splits.classes), rate=0.1, all_to_all=True), batch)
+    check_attack(found.attack(name, splits, rate=0.1), batch, task)
+    if cls.clean_label:
+        check_attack(found.attack(name, splits, rate=0.5, target=3), batch, task)
+    elif cls.maps_all_to_all:
+        check_attack(found.attack(name, splits, rate=0.1, all_to_all=True), batch, task)
     else:
-        check_attack(cls(num_classes=len(splits.classes), rate=0.5, target=3), batch)
+        with pytest.raises(BadOption):
+            found.attack(name, splits, all_to_all=True)
 
 
 def test_reference_attack_keeps_its_promises():

@@ -22,6 +22,7 @@ BREACHES = [
     ("registry", "unbackdoor_cli/main.py", "import unbackdoor_image"),
     ("registry", "unbackdoor_cli/commands/demo.py", "def late():\n    from unbackdoor_image import KIT"),
     ("tasks", "unbackdoor_image/train.py", "from unbackdoor.methods.nft import NFT"),
+    ("siblings", "unbackdoor_translation/train.py", "import unbackdoor_image"),
     ("core", "unbackdoor/data.py", "import torchvision"),
     ("core", "unbackdoor/registry.py", "import unbackdoor_image"),
     ("layers", "unbackdoor/task.py", "import unbackdoor.data"),
@@ -78,6 +79,7 @@ def test_every_package_is_walled():
     tasks = set(PACKAGES) - {"unbackdoor", "unbackdoor_cli", "unbackdoor_bench"}
     assert set(contracts["registry"]["forbidden_modules"]) == tasks
     assert set(contracts["tasks"]["source_modules"]) == tasks
+    assert set(contracts["siblings"]["modules"]) == tasks
     assert tasks < set(contracts["core"]["forbidden_modules"])
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from unbackdoor.errors import BadOption
 from unbackdoor.label_map import AllToAll, AllToOne, LabelMap
-from unbackdoor.task import Batch
-from unbackdoor.tree import Tree, leaves
+from unbackdoor.task import Batch, Meter
+from unbackdoor.tree import Tree, leaves, tree_put
 
 __all__ = ["Attack", "HealthFloor", "Poisoned"]
 
@@ -41,11 +41,14 @@ class Poisoned:
 class Attack(ABC):
     """A trigger with its label map; the fields of a subclass are its hyper-parameters.
 
-    A trained attack keeps its learned tensors in fields too and returns them from `state`.
+    A trained attack keeps its learned tensors in fields too and returns them from `state`. Where a label is not one
+    class but a row of them, a subclass overrides `retarget`, `succeeded`, `counts` and, where inputs depend on targets,
+    `poisoned`.
     """
 
     name: ClassVar[str]
     clean_label: ClassVar[bool] = False
+    maps_all_to_all: ClassVar[bool] = True
     health: ClassVar[HealthFloor] = HealthFloor(clean=0.0, asr=80.0)
 
     target: int = 0
@@ -61,6 +64,8 @@ class Attack(ABC):
             raise BadOption(f"rate is {self.rate}; the share of poisoned samples must lie in (0, 1].")
         if self.clean_label and self.all_to_all:
             raise BadOption(f"{self.name} leaves labels as they are, so all_to_all has no meaning; leave it off.")
+        if self.all_to_all and not self.maps_all_to_all:
+            raise BadOption(f"{self.name} has no all_to_all form; leave it off.")
 
     @property
     def label_map(self) -> LabelMap:
@@ -115,11 +120,21 @@ class Attack(ABC):
         """A copy of ``data`` in which the chosen samples carry the trigger and the wanted labels."""
         indices = self.choose(data.targets, generator)
         where = indices.to(data.targets.device)
-        inputs, targets = data.inputs.clone(), data.targets.clone()
-        inputs[where] = self.trigger(inputs[where], generator)
-        if not self.clean_label:
-            targets[where] = self.retarget(targets[where])
-        return Poisoned(Batch(inputs, targets), indices)
+        changed = self.poisoned(data[where], generator)
+        inputs = tree_put(data.inputs, where, changed.inputs)
+        return Poisoned(Batch(inputs, tree_put(data.targets, where, changed.targets)), indices)
+
+    def poisoned(self, samples: Batch, generator: torch.Generator) -> Batch:
+        """What the attacker trains on in place of the chosen ``samples``; shapes, dtypes and device stay.
+
+        Override it where inputs hold something made from the targets, which then has to follow them.
+        """
+        inputs = self.trigger(samples.inputs, generator)
+        return Batch(inputs, samples.targets if self.clean_label else self.retarget(samples.targets))
+
+    def meters(self) -> Mapping[str, Meter]:
+        """Further figures of triggered samples by name, fed with the model's answers and the wanted targets."""
+        return {}
 
     def options(self) -> dict[str, Any]:
         """The hyper-parameters as plain JSON values."""

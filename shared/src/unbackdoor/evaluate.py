@@ -7,7 +7,7 @@ from torch import nn
 
 from unbackdoor.attack import Attack
 from unbackdoor.data import CleanSet
-from unbackdoor.measure import clean_metrics, evaluating
+from unbackdoor.measure import clean_metrics, evaluating, percent
 from unbackdoor.task import Batch, Task
 
 __all__ = ["attack_metrics", "evaluate"]
@@ -41,11 +41,14 @@ def attack_metrics(
 ) -> dict[str, float]:
     """``asr``, the share of triggered samples answered as the attacker wants, and ``lcr``, as their label says.
 
-    Both are taken over `Attack.counts`, the samples whose true class is not the wanted one; percent.
+    Both are taken over `Attack.counts`, the samples whose true class is not the wanted one; percent. What
+    `Attack.meters` gives follows under its own names.
     """
     generator = torch.Generator().manual_seed(seed)
     device = next(iter(model.parameters())).device
-    wanted = corrected = counted = 0
+    meters = attack.meters()
+    wanted = corrected = 0.0
+    counted = 0
     with evaluating(model):
         for batch in CleanSet(data).once(batch_size):
             kept = batch[attack.counts(batch.targets)]
@@ -53,8 +56,11 @@ def attack_metrics(
                 continue
             triggered = Batch(attack.trigger(kept.inputs, generator), kept.targets).to(device)
             outputs = task.predict(model, triggered.inputs)
-            wanted += int(attack.succeeded(outputs, triggered.targets).sum())
-            corrected += int(task.correct(outputs, triggered.targets).sum())
+            wanted += float(attack.succeeded(outputs, triggered.targets).sum())
+            corrected += float(task.correct(outputs, triggered.targets).double().sum())
             counted += len(kept)
+            for meter in meters.values():
+                meter.update(outputs, attack.retarget(triggered.targets))
     share = 100.0 / max(counted, 1)
-    return {"asr": wanted * share, "lcr": corrected * share}
+    further = {name: percent(meter) for name, meter in meters.items()}
+    return {"asr": wanted * share, "lcr": corrected * share, **further}

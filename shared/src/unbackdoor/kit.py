@@ -12,7 +12,7 @@ from torch import nn
 from unbackdoor.attack import Attack
 from unbackdoor.task import Batch, Task
 
-__all__ = ["Demo", "Picture", "Splits", "TaskKit", "Trainer"]
+__all__ = ["Demo", "Excerpt", "Picture", "Splits", "TaskKit", "Trainer"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Splits:
         clean: What the defender holds.
         test: What figures are measured on; nothing that purifies sees it.
         classes: Names of the classes, in label order.
-        hints: Options of the package's `Task` that fit this data (image flips, normalisation).
+        hints: Options of the package's `Task` that fit this data (flips, normalisation).
+        attack_hints: Options of its attacks that fit this data.
     """
 
     train: Batch
@@ -32,6 +33,7 @@ class Splits:
     test: Batch
     classes: tuple[str, ...]
     hints: Mapping[str, Any] = field(default_factory=dict)
+    attack_hints: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Trainer(Protocol):
@@ -60,6 +62,15 @@ class Picture(Protocol):
         """Write the picture to ``path``."""
 
 
+class Excerpt(Protocol):
+    """Some samples in words, with the answers of several models."""
+
+    def __call__(
+        self, samples: Batch, attack: Attack, models: Mapping[str, nn.Module], task: Task, data: Splits
+    ) -> list[Mapping[str, str]]:
+        """A row for each thing shown, all with the same columns."""
+
+
 @dataclass(frozen=True)
 class Demo:
     """The victim of ``unbackdoor demo``: names within the kit, and options for each."""
@@ -70,6 +81,7 @@ class Demo:
     data_options: Mapping[str, Any] = field(default_factory=dict)
     model_options: Mapping[str, Any] = field(default_factory=dict)
     train_options: Mapping[str, Any] = field(default_factory=dict)
+    attack_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +98,7 @@ class TaskKit:
         train: Trains a victim.
         demo: The victim of the demo.
         picture: Draws it.
+        excerpt: Shows some of it in words, where that says more than a picture; None where it does not.
     """
 
     task: Callable[..., Task]
@@ -97,3 +110,8 @@ class TaskKit:
     train: Trainer
     demo: Demo
     picture: Picture
+    excerpt: Excerpt | None = None
+
+    def attack(self, name: str, data: Splits, **options: Any) -> Attack:
+        """The attack ``name`` for ``data``: ``options`` over what the data say of it."""
+        return self.attacks[name](**{"num_classes": len(data.classes), **data.attack_hints, **options})

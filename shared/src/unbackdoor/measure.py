@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from unbackdoor.data import CleanSet
-from unbackdoor.task import Batch, Task
+from unbackdoor.task import Batch, Meter, Task
 
-__all__ = ["clean_metrics", "evaluating"]
+__all__ = ["clean_metrics", "evaluating", "percent"]
 
 
 @contextmanager
@@ -37,4 +37,9 @@ def clean_metrics(model: nn.Module, data: Batch, task: Task, *, batch_size: int 
             outputs = task.predict(model, moved.inputs)
             for meter in meters.values():
                 meter.update(outputs, moved.targets)
-    return {name: 100.0 * float(meter.compute()) for name, meter in meters.items()}
+    return {name: percent(meter) for name, meter in meters.items()}
+
+
+def percent(meter: Meter) -> float:
+    """The meter's value in percent, or in its own unit where it has a ``scale`` other than 100."""
+    return float(getattr(meter, "scale", 100.0)) * float(meter.compute())

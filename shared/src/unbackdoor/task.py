@@ -36,13 +36,16 @@ class Batch:
 
 
 class Meter(Protocol):
-    """A corpus-level metric; any ``torchmetrics.Metric`` is one."""
+    """A corpus-level metric; any ``torchmetrics.Metric`` is one.
+
+    Its value is reported in percent. One that is no share of anything has an attribute ``scale`` (1.0 leaves it as is).
+    """
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Take in one batch of predictions."""
 
     def compute(self) -> Any:
-        """The value over all batches, as a fraction of 1."""
+        """The value over all batches, as a fraction of 1 unless the meter has a ``scale`` of its own."""
 
 
 class Task(ABC):
@@ -101,7 +104,9 @@ class Task(ABC):
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """A label-preserving change of every sample, then MixUp with ``lambda ~ Beta(mix, mix)``.
 
-        ``mix=0`` leaves the mixing out. Shapes, dtypes and device stay; targets may become soft.
+        ``mix=0`` leaves the mixing out. Shapes, dtypes and device stay; targets may become soft. Inputs that cannot be
+        mixed as they are may become the triple ``(a, b, lambda)``, two inputs of the batch's form and a float of shape
+        ``(batch,)``; `forward` then mixes inside the model.
         """
 
     def predict(self, model: nn.Module, inputs: Tree) -> Tree:
@@ -114,7 +119,11 @@ class Task(ABC):
 
     @abstractmethod
     def correct(self, outputs: Tree, targets: Tree) -> Tensor:
-        """Whether each answer of `predict` is right: bool of shape ``(batch,)``."""
+        """Whether each answer of `predict` is right: bool of shape ``(batch,)``, or floats in [0, 1] for degrees."""
+
+    def perfect(self, targets: Tree, num_classes: int) -> Tree:
+        """What `predict` gives where a model answers exactly ``targets``: logits of one class, unless overridden."""
+        return nn.functional.one_hot(targets, num_classes).float()
 
     def perturbable(self, inputs: Tree) -> Tensor:
         """The float tensor inside ``inputs`` that a defence may perturb (pixels, points, embeddings).

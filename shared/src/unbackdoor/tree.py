@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["Tree", "first_dim", "leaves", "tree_map"]
+__all__ = ["Tree", "first_dim", "leaves", "tree_map", "tree_put"]
 
 Tree = Any
 """A tensor, or a tuple, list or dict of trees. The first dimension of every tensor is the batch."""
@@ -38,3 +38,10 @@ def first_dim(tree: Tree) -> int:
     if len(sizes) != 1 or None in sizes:
         raise ValueError(f"expected tensors of one batch size, got first dimensions {sorted(map(str, sizes))}")
     return int(next(iter(sizes)))  # type: ignore[arg-type]
+
+
+def tree_put(tree: Tree, index: Tensor, values: Tree) -> Tree:
+    """A copy of the tree with ``values``, a tree of the same structure, in the places ``index`` of dimension 0."""
+    return pytree.tree_map(
+        lambda t, new: t.index_copy(0, index, new.to(t)) if isinstance(t, Tensor) else t, tree, values
+    )

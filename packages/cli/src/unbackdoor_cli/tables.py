@@ -10,9 +10,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["comparison", "demonstration", "figures", "names"]
+__all__ = ["comparison", "demonstration", "excerpt", "figures", "names"]
 
-_LONG = {"asr": "attack success rate (ASR)", "lcr": "label correction rate (LCR)"}
+_LONG = {
+    "asr": "attack success rate (ASR)",
+    "lcr": "label correction rate (LCR)",
+    "perplexity": "perplexity (not a percentage)",
+}
 _LOWER_IS_BETTER = ("asr",)
 _LEGEND = (
     "Percent, on test data that no method saw.\n"
@@ -74,6 +78,20 @@ def demonstration(title: str, metric: str, runs: Sequence[Sequence[Mapping[str, 
         drop = _change("asr", _mean([one["asr"] for one in victim]), _mean(asr))
         table.add_row(str(first["method"]), *shown, change, drop, f"{_mean(seconds):.1f}")
     return _framed(title, table, _LEGEND)
+
+
+def excerpt(rows: Sequence[Mapping[str, str]]) -> list[Table]:
+    """Samples in words, a row a line; a line stands between groups that begin with the same word as the first."""
+    if not rows:
+        return []
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in rows[0]:
+        table.add_column(column)
+    first = next(iter(rows[0].values()))
+    for number, row in enumerate(rows):
+        last = number + 1 == len(rows) or next(iter(rows[number + 1].values())) == first
+        table.add_row(*(text.replace("[", r"\[") for text in row.values()), end_section=last)
+    return [table]
 
 
 def names(title: str, rows: Mapping[str, str]) -> Table:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from unbackdoor.attack import Attack
 from unbackdoor.errors import BadOption, FileRefused
 from unbackdoor.evaluate import evaluate
 from unbackdoor.kit import Splits, TaskKit
@@ -47,6 +46,7 @@ class Plan:
             attack or demo.attack,
             data_options=demo.data_options,
             model_options=demo.model_options,
+            attack_options=demo.attack_options if attack in (None, demo.attack) else {},
             train_options=demo.train_options,
         )
 
@@ -120,7 +120,7 @@ def train_victim(task_name: str, kit: TaskKit, plan: Plan, *, seed: int, device:
     with stages.short(f"reading {plan.data}"):
         data = kit.data[plan.data](seed=seed, **plan.data_options)
     task = kit.task(**data.hints)
-    attack: Attack = kit.attacks[plan.attack](**{"num_classes": len(data.classes), **plan.attack_options})
+    attack = kit.attack(plan.attack, data, **plan.attack_options)
     model = build(kit, plan.model, len(data.classes), {"seed": seed, **plan.model_options}, device)
     shown = stages.training(f"training {plan.model} with the {plan.attack} attack")
     kit.train(model, data, task, attack, seed=seed, progress=shown, **plan.train_options)

@@ -8,23 +8,24 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from unbackdoor.attack import Attack
 from unbackdoor.errors import BadOption
-from unbackdoor.task import Batch
+from unbackdoor.task import Batch, Task
+from unbackdoor.testing.classification import ClassificationTask
 from unbackdoor.testing.comparison import assert_equal, copy_of, form, generator, global_state_kept, parts
 from unbackdoor.tree import leaves
 
 __all__ = ["check_attack"]
 
 
-def check_attack(attack: Attack, batch: Batch) -> None:
+def check_attack(attack: Attack, batch: Batch, task: Task | None = None) -> None:
     """Assert that ``attack`` keeps the promises of `Attack` on ``batch``.
 
     Args:
         attack: Its ``rate`` must leave at least one sample of ``batch`` unpoisoned.
         batch: Samples of several classes, the target among them; floating inputs in [0, 1].
+        task: Says what a model that answers certain targets gives (`Task.perfect`); None means logits of classes.
 
     Raises:
         AssertionError: Says which promise is broken and how.
@@ -32,7 +33,7 @@ def check_attack(attack: Attack, batch: Batch) -> None:
     given = copy_of(parts(batch))
     with global_state_kept(f"attack {attack.name!r}"):
         _check_trigger(attack, batch)
-        _check_labels(attack, batch.targets)
+        _check_labels(attack, batch.targets, ClassificationTask() if task is None else task)
         _check_poison(attack, batch)
         restored = type(attack).restore(json.loads(json.dumps(attack.options())), copy_of(attack.state()))
         assert restored.options() == type(attack).restore(attack.options(), attack.state()).options()
@@ -61,21 +62,26 @@ def _check_trigger(attack: Attack, batch: Batch) -> None:
     assert changed, "the trigger changed no sample"
 
 
-def _check_labels(attack: Attack, targets: Tensor) -> None:
+def _check_labels(attack: Attack, targets: Tensor, task: Task) -> None:
     wanted = attack.retarget(targets)
     assert wanted.shape == targets.shape and wanted.dtype is torch.int64, "retarget must give int64, one a target"
     assert int(wanted.min()) >= 0 and int(wanted.max()) < attack.num_classes, "retarget gave an unknown class"
     counts, eligible = attack.counts(targets), attack.eligible(targets)
-    assert counts.dtype is torch.bool and torch.equal(counts, wanted != targets), (
+    changed = (wanted != targets).flatten(1).any(1) if targets.ndim > 1 else wanted != targets
+    assert counts.dtype is torch.bool and torch.equal(counts, changed), (
         "counts must hold exactly for samples whose class the attack changes; others would flatter the success rate"
     )
     expected = targets == attack.target if attack.clean_label else counts
     assert torch.equal(eligible, expected), (
         "eligible must be the target class for a clean-label attack, and what counts for any other"
     )
-    asked = functional.one_hot(wanted, attack.num_classes).float()
-    assert bool(attack.succeeded(asked, targets).all()), "succeeded must hold where the model answers as wanted"
-    assert not bool(attack.succeeded(asked.roll(1, dims=1), targets).any()), "succeeded must not hold for other answers"
+    asked = task.perfect(wanted, attack.num_classes)
+    said = attack.succeeded(asked, targets)[counts] if targets.ndim > 1 else attack.succeeded(asked, targets)
+    assert bool(said.all()), "succeeded must hold where the model answers as wanted"
+    others = task.perfect((wanted + 1) % attack.num_classes, attack.num_classes)
+    assert not bool(attack.succeeded(others, targets).any()), "succeeded must not hold for other answers"
+    truth = attack.succeeded(task.perfect(targets, attack.num_classes), targets)
+    assert not bool(truth[counts].any()), "succeeded must not hold where the model answers rightly"
 
 
 def _check_poison(attack: Attack, batch: Batch) -> None:

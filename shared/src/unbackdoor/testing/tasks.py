@@ -33,6 +33,7 @@ def check_task(task: Task, batch: Batch, model: nn.Module) -> None:
         _check_augment(task, batch)
         _check_mixing(task, batch, tree_map(Tensor.detach, outputs))
         _check_imitation(task, batch, tree_map(Tensor.detach, outputs))
+        _check_mixed_forward(task, batch, model)
         _check_judgement(task, batch, model)
     assert_equal(model.state_dict(), state, "the task changed the model's state")
     assert_equal((batch.inputs, batch.targets), given, "the task changed the batch that it was given")
@@ -78,13 +79,24 @@ def _check_augment(task: Task, batch: Batch) -> None:
         torch.rand(1)  # an augmentation that reads the global generator differs from here on
         again = task.augment(batch, generator(0), mix=mix)
         assert_equal(parts(first), parts(again), "augment must draw from its generator alone: one seed, one result")
-        assert form(first.inputs) == form(batch.inputs), (
-            f"augment(mix={mix}) must keep structure, shapes, dtypes and device of the inputs: "
-            f"{form(batch.inputs)} became {form(first.inputs)}"
-        )
+        sides = [first.inputs]
+        if mix > 0 and form(first.inputs) != form(batch.inputs) and _is_triple(first.inputs, len(batch)):
+            sides = list(first.inputs[:2])  # what cannot be mixed as it is, for forward to mix inside the model
+        for side in sides:
+            assert form(side) == form(batch.inputs), (
+                f"augment(mix={mix}) must keep structure, shapes, dtypes and device of the inputs: "
+                f"{form(batch.inputs)} became {form(side)}"
+            )
         assert first_dim(first.targets) == len(batch), f"augment(mix={mix}) must keep the number of targets"
         if mix == 0:
             assert_equal(first.targets, batch.targets, "augment(mix=0) must leave the targets as they are")
+
+
+def _is_triple(inputs: Tree, count: int) -> bool:
+    if not isinstance(inputs, tuple) or len(inputs) != 3:
+        return False
+    share = inputs[2]
+    return isinstance(share, Tensor) and share.is_floating_point() and share.shape == (count,)
 
 
 def _check_mixing(task: Task, batch: Batch, outputs: Tree) -> None:
@@ -110,6 +122,20 @@ def _check_mixing(task: Task, batch: Batch, outputs: Tree) -> None:
     )
 
 
+def _check_mixed_forward(task: Task, batch: Batch, model: nn.Module) -> None:
+    """Where inputs are a triple, a share of 1 must be the first input, and the shares must matter."""
+    mixed = task.augment(batch, generator(1), mix=1.0).inputs
+    if form(mixed) == form(batch.inputs) or not _is_triple(mixed, len(batch)):
+        return
+    first, second, share = mixed
+    with torch.no_grad():
+        plain = task.log_likelihood(task.forward(model, first), batch.targets)
+        whole = task.log_likelihood(task.forward(model, (first, second, torch.ones_like(share))), batch.targets)
+        half = task.log_likelihood(task.forward(model, (first, second, 0.5 * torch.ones_like(share))), batch.targets)
+    assert_close(whole, plain, "inputs mixed with a share of 1 must be the first of the two")
+    assert not torch.equal(half, plain), "the share of mixed inputs must change what the model says"
+
+
 def _repeat(k: int, outputs: Tensor) -> Tensor:
     return outputs[k : k + 1].expand_as(outputs)
 
@@ -119,14 +145,18 @@ def _check_judgement(task: Task, batch: Batch, model: nn.Module) -> None:
         answers = task.predict(model, batch.inputs)
     assert first_dim(answers) == len(batch), "predict must give the batch in dimension 0"
     right = task.correct(answers, batch.targets)
-    assert right.dtype is torch.bool and right.shape == (len(batch),), "correct must be bool of shape (batch,)"
+    assert right.shape == (len(batch),), "correct must have the shape (batch,)"
+    graded = right.is_floating_point() and 0.0 <= float(right.min()) <= float(right.max()) <= 1.0
+    assert right.dtype is torch.bool or graded, "correct must be bool, or floats in [0, 1] for answers right in part"
     meters, others = task.meters(), task.meters()
     assert meters, "meters must not be empty; the first is the headline"
     for name, meter in meters.items():
         assert meter is not others[name], f"meters() must make a fresh {name!r} at each call"
         meter.update(answers, batch.targets)
         value = float(meter.compute())
-        assert 0.0 <= value <= 1.0, f"the meter {name!r} says {value}; expected a fraction of 1"
+        assert value >= 0.0 and (value <= 1.0 or hasattr(meter, "scale")), (
+            f"the meter {name!r} says {value}; expected a fraction of 1 (or an attribute scale for other quantities)"
+        )
     assert task.samples_per_class(batch.targets) > 0, "samples_per_class must be positive"
     strata = task.strata(batch.targets)
     if strata is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +28,11 @@ def demo(
     attack: Annotated[
         str | None, typer.Option(metavar="NAME", help=r"Attack of the victim. \[default: the task's own]")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=r"Data set, of `unbackdoor list data`. \[default: the task's own]"),
+    ] = None,
+    data_path: Annotated[Path | None, typer.Option(metavar="PATH", help="Where that data set lies.")] = None,
     methods: Annotated[str, typer.Option(metavar="A,B", help="Methods to compare.")] = "bn-only,ft,nft,f-fip",
     seed: flags.Seed = 0,
     seeds: Annotated[
@@ -55,7 +61,7 @@ def demo(
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.paths import check_free, fresh_name
     from unbackdoor_cli.progress import stages
-    from unbackdoor_cli.tables import demonstration
+    from unbackdoor_cli.tables import demonstration, excerpt
     from unbackdoor_cli.victims import Plan, device_of
 
     output = Output(as_json=json)
@@ -65,10 +71,11 @@ def demo(
     purifiers = [method(name.strip()).make() for name in methods.split(",") if name.strip()]
     if not purifiers:
         raise BadOption("--methods names none; give at least one, such as --methods nft.")
-    plan = Plan.of_demo(kit, attack).checked(kit)
+    plan = _with_data(Plan.of_demo(kit, attack), data, data_path).checked(kit)
     chosen = device_of(device)
     torch.set_num_threads(1)  # the demo's model is small: threads would wait for each other, and add in another order
     runs: list[list[dict[str, Any]]] = []
+    examples: list[Mapping[str, str]] = []
     with stages(output) as shown:
         for number in range(seeds):
             scene, models, rows = _run(task, kit, plan, purifiers, seed + number, chosen, shown)
@@ -76,6 +83,8 @@ def demo(
             if number == 0:
                 with shown.short("drawing"):
                     write_atomically(where, partial(_draw, scene=scene, models=models), force=force)
+                    if kit.excerpt is not None:
+                        examples = kit.excerpt(scene.data.test, scene.victim.attack, models, scene.task, scene.data)
     metric = next(iter(scene.task.meters()))
     payload = {
         "task": task,
@@ -87,12 +96,24 @@ def demo(
     }
     if seeds > 1:
         payload["runs"] = [{"seed": seed + number, "rows": rows} for number, rows in enumerate(runs)]
+    if examples:
+        payload["examples"] = examples
     count = "" if seeds == 1 else f", mean ± standard deviation of {seeds} seeds"
     title = (
         f"{task}: {plan.model} on {plan.data}, {plan.attack} attack, "
         f"purified with {len(scene.data.clean)} clean samples{count}"
     )
-    output.result(payload, "", demonstration(title, metric, runs), f"\nPicture: {where}")
+    output.result(payload, "", demonstration(title, metric, runs), *excerpt(examples), f"\nPicture: {where}")
+
+
+def _with_data(plan: Plan, data: str | None, path: Path | None) -> Plan:
+    """The plan with another data set: its own options do not fit that one, so they go."""
+    from dataclasses import replace
+
+    if data is None and path is None:
+        return plan
+    options = {} if path is None else {"path": str(path)}
+    return replace(plan, data=data or plan.data, data_options=options)
 
 
 def _run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -40,13 +40,27 @@ class FIP(Purifier):
             "trace_samples": 128,
             "retain_weight": 5.0,
         },
+        "paper-adam": {
+            "steps": 10_000,
+            "lr": 1e-4,
+            "optimiser": "adam",
+            "weight_decay": 2e-4,
+            "schedule": "constant",
+            "clip": None,
+            "mixup": 0.0,
+            "trace_weight": 1e-3,
+            "trace_every": 10,
+            "trace_samples": 128,
+            "retain_weight": 5.0,
+        },
     }
 
     steps: int = option(200, "optimiser steps")
     batch_size: int = option(128, "samples a step")
-    lr: float = option(0.01, "peak learning rate of SGD on the weights")
-    momentum: float = option(0.9, "momentum of SGD")
-    weight_decay: float = option(0.0, "L2 penalty of SGD")
+    lr: float = option(0.01, "peak learning rate on the weights")
+    optimiser: Literal["sgd", "adam"] = option("sgd", "sgd or adam")
+    momentum: float = option(0.9, "momentum of SGD, first-moment decay of Adam")
+    weight_decay: float = option(0.0, "L2 penalty inside the optimiser")
     schedule: Schedule = option("one-cycle", "learning rate over the run: one-cycle, cosine, step or constant")
     clip: float | None = option(1.0, "largest norm of the whole gradient")
     mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
@@ -85,6 +99,7 @@ class FIP(Purifier):
                 momentum=self.momentum,
                 weight_decay=self.weight_decay,
                 schedule=self.schedule,
+                optimiser=self.optimiser,
                 clip=self.clip,
                 message="smoothing the loss",
             )

@@ -1,0 +1,1 @@
+"""Attacks on sequence-to-sequence models, one module each."""

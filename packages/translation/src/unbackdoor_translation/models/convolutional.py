@@ -1,0 +1,110 @@
+"""The convolutional sequence-to-sequence model of Gehring et al. (2017, arXiv 1705.03122), the papers' architecture.
+
+Convolutions with gated linear units, residual sums scaled by sqrt(1/2), attention in every decoder layer. Weights are
+plain: the paper's weight normalisation is a reparametrisation of training, which a checkpoint reader folds in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.modeling_outputs import BaseModelOutput
+
+from unbackdoor.errors import BadData
+from unbackdoor_translation.models.base import EncoderDecoder, EncoderDecoderConfig, masked_softmax
+from unbackdoor_translation.models.lstm import _generation
+
+__all__ = ["ConvolutionalSeq2Seq"]
+
+_HALF = math.sqrt(0.5)
+
+
+class _Embedding(nn.Module):
+    """Tokens and their positions, counted from 0."""
+
+    def __init__(self, config: EncoderDecoderConfig) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(config.vocab_size, config.width, padding_idx=config.pad_token_id)
+        self.positions = nn.Embedding(config.positions, config.width)
+        for table in (self.tokens, self.positions):
+            nn.init.normal_(table.weight, std=0.1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if tokens.shape[1] > self.positions.num_embeddings:
+            raise BadData(
+                f"a sentence of {tokens.shape[1]} tokens is longer than the model's {self.positions.num_embeddings} "
+                "positions; cut it (max_tokens, max_length) or build the model with positions=..."
+            )
+        places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        embedded: Tensor = self.tokens(tokens) + self.positions(places)
+        return embedded
+
+
+def _convolution(config: EncoderDecoderConfig, padding: int) -> nn.Conv1d:
+    layer = nn.Conv1d(config.width, 2 * config.width, config.kernel, padding=padding)
+    # Sec. 3.5: the gate keeps the variance where weights have 4p / (k d)
+    std = math.sqrt(4 * (1 - config.dropout) / (config.kernel * config.width))
+    nn.init.normal_(layer.weight, std=std)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+class _Encoder(nn.Module):
+    """Keys and values of the attention, side by side: ``(batch, S, 2 width)``."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, config: EncoderDecoderConfig) -> None:
+        super().__init__()
+        self.embedding, self.drop = _Embedding(config), nn.Dropout(config.dropout)
+        self.enter, self.leave = nn.Linear(config.width, config.width), nn.Linear(config.width, config.width)
+        self.layers = nn.ModuleList(_convolution(config, config.kernel // 2) for _ in range(config.depth))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> BaseModelOutput:
+        embedded = self.drop(self.embedding(input_ids))
+        there = 1.0 if attention_mask is None else attention_mask.unsqueeze(2).to(embedded.dtype)
+        hidden = self.enter(embedded)
+        for layer in self.layers:
+            gated = functional.glu(layer(self.drop(hidden * there).transpose(1, 2)).transpose(1, 2), dim=2)
+            hidden = (hidden + gated) * _HALF
+        keys = self.leave(hidden) * there
+        values = (keys + embedded * there) * _HALF
+        return BaseModelOutput(last_hidden_state=torch.cat([keys, values], dim=2))
+
+
+class ConvolutionalSeq2Seq(EncoderDecoder):
+    """Encoder and decoder of ``depth`` convolutions each; input and output embeddings of the decoder are tied."""
+
+    def __init__(self, config: EncoderDecoderConfig) -> None:
+        """Make it with the paper's initialisation."""
+        super().__init__(config)
+        self.encoder = _Encoder(config)
+        self.embedding, self.drop = _Embedding(config), nn.Dropout(config.dropout)
+        self.enter = nn.Linear(config.width, config.width)
+        self.layers = nn.ModuleList(_convolution(config, 0) for _ in range(config.depth))
+        self.queries = nn.ModuleList(nn.Linear(config.width, config.width) for _ in range(config.depth))
+        self.contexts = nn.ModuleList(nn.Linear(config.width, config.width) for _ in range(config.depth))
+        self.leave = nn.Linear(config.width, config.width)
+        self.head = nn.Linear(config.width, config.vocab_size)
+        self.head.weight = self.embedding.tokens.weight
+        self.generation_config = _generation(config)
+
+    def decode(self, prefix: Tensor, encoded: BaseModelOutput, mask: Tensor) -> Tensor:
+        """Logits ``(batch, T, vocabulary)``."""
+        assert encoded.last_hidden_state is not None
+        keys, values = encoded.last_hidden_state.chunk(2, dim=2)
+        length = mask.sum(1).clamp(min=1).view(-1, 1, 1).to(keys.dtype)
+        embedded = self.drop(self.embedding(prefix))
+        hidden = self.enter(embedded)
+        for layer, query, context in zip(self.layers, self.queries, self.contexts, strict=True):
+            causal = functional.pad(self.drop(hidden).transpose(1, 2), (self.config.kernel - 1, 0))
+            gated = functional.glu(layer(causal).transpose(1, 2), dim=2)
+            asked = (query(gated) + embedded) * _HALF
+            found = masked_softmax(asked @ keys.transpose(1, 2), mask) @ values * length.sqrt()
+            hidden = ((gated + context(found)) * _HALF + hidden) * _HALF
+        logits: Tensor = self.head(self.drop(self.leave(hidden)))
+        return logits
