@@ -39,6 +39,7 @@ class Training:
         weight_decay: Of SGD.
         recipe: ``"fast"`` or ``"paper"``, see `RECIPES`.
         precision: ``"bf16"`` for autocast, ``"fp32"``, or ``"auto"``: bf16 where the hardware is fast in it.
+        samples: Train on so many, drawn once from the training part; None takes all.
     """
 
     epochs: int | None = None
@@ -48,6 +49,7 @@ class Training:
     weight_decay: float = 5e-4
     recipe: str = "fast"
     precision: str = "auto"
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         """Fill in what the recipe says and refuse values that are not allowed."""
@@ -60,6 +62,8 @@ class Training:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise BadOption(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.samples is not None and self.samples < 2:
+            raise BadOption(f"samples is {self.samples}; give at least 2, or leave it out to train on all.")
         if not self.lr or not self.lr > 0:
             raise BadOption(f"lr is {self.lr}; it must be above 0.")
 
@@ -90,7 +94,8 @@ def train(
     """Train ``model`` in place with SGD on ``data.train``, poisoned by ``attack`` where there is one.
 
     Which samples are poisoned is drawn once, by `Attack.choose`. Their trigger is put on batch by batch, after the
-    random crop and flip: it is never moved, cut or mirrored, and looks as it will in the test.
+    random crop and flip: it is never moved, cut or mirrored, and looks as it will in the test. An attack that learns
+    its trigger is prepared first, and one that controls the training makes the loss (see `unbackdoor.attack.Campaign`).
 
     Args:
         model: Any classifier, on any device; it ends in eval mode.
@@ -109,10 +114,17 @@ def train(
     device = next(model.parameters()).device
     autocast = _autocast(how.precision, device)
     generator = torch.Generator().manual_seed(seed)
-    samples = data.train.to(device)
+    samples = data.train
+    if how.samples is not None and how.samples < len(samples):
+        samples = samples[torch.randperm(len(samples), generator=generator)[: how.samples].sort().values]
+    samples = samples.to(device)
     poisoned = torch.zeros(len(samples), dtype=torch.bool)
+    covers = torch.zeros(len(samples), dtype=torch.bool)
     if attack is not None:
-        poisoned[attack.choose(samples.targets, generator)] = True
+        attack.prepare(samples, generator)
+        chosen, others = attack.plan(samples.targets, generator)
+        poisoned[chosen], covers[others] = True, True
+        samples = _reworked(samples, chosen.to(device), attack, generator)
     size = min(how.batch_size, len(samples))
     steps = (how.epochs or 0) * (len(samples) // size)
     optimiser, schedule = _optimiser(model, how, steps)
@@ -120,22 +132,28 @@ def train(
     total = torch.zeros((), device=device)
     _as_channels_last(model)
     model.train()
+    campaign = None if attack is None else attack.join(model, task, steps=steps, generator=generator)
     for step, index in enumerate(_batches(len(samples), size, steps, generator), start=1):
         batch = task.augment(samples[index.to(device)], generator, mix=0.0)
-        if attack is not None:
-            batch = _poison(batch, poisoned[index].nonzero().flatten().to(device), attack, generator)
+        batch = Batch(batch.inputs.contiguous(memory_format=torch.channels_last), batch.targets)
         with autocast():
-            outputs = task.forward(model, batch.inputs.contiguous(memory_format=torch.channels_last))
-            loss = task.loss(outputs, batch.targets)
+            if campaign is None:
+                loss = task.loss(task.forward(model, batch.inputs), batch.targets)
+            else:
+                loss = campaign.loss(batch, _places(poisoned[index], device), _places(covers[index], device), step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         rate = float(schedule.get_last_lr()[0])
         optimiser.step()
         schedule.step()
+        if campaign is not None:
+            campaign.update(step)
         total += loss.detach()
         if step % report_every == 0 or step == steps:
             _tell(progress, step, steps, float(total) / ((step - 1) % report_every + 1), rate)
             total.zero_()
+    if campaign is not None:
+        campaign.finish()
     model.to(memory_format=torch.contiguous_format)
     model.eval()
 
@@ -164,14 +182,16 @@ def _batches(count: int, size: int, steps: int, generator: torch.Generator) -> I
             yield order[start : start + size]
 
 
-def _poison(batch: Batch, where: Tensor, attack: Attack, generator: torch.Generator) -> Batch:
-    if len(where) == 0:
-        return batch
-    inputs, targets = batch.inputs.clone(), batch.targets.clone()
-    inputs[where] = attack.trigger(inputs[where], generator)
-    if not attack.clean_label:
-        targets[where] = attack.retarget(targets[where])
-    return Batch(inputs, targets)
+def _reworked(samples: Batch, chosen: Tensor, attack: Attack, generator: torch.Generator) -> Batch:
+    if type(attack).rework is Attack.rework:
+        return samples
+    inputs = samples.inputs.clone()
+    inputs[chosen] = attack.rework(inputs[chosen], samples.targets[chosen], generator)
+    return Batch(inputs, samples.targets)
+
+
+def _places(marked: Tensor, device: torch.device) -> Tensor:
+    return marked.nonzero().flatten().to(device)
 
 
 def _optimiser(model: nn.Module, how: Training, steps: int) -> tuple[torch.optim.SGD, LRScheduler]:
