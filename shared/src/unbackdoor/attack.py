@@ -1,7 +1,7 @@
 """The attacker's side: how a trigger is put on, which samples are poisoned and when it worked.
 
-Poison-only, clean-label and training-time attacks are one `Attack`: a trainer calls `Attack.prepare`, draws the samples
-with `Attack.plan`, calls `Attack.rework` once and then lets the `Campaign` of `Attack.join` make the loss of every step.
+Poison-only, clean-label and training-time attacks are one `Attack`: a trainer calls `Attack.prepare`, draws samples by
+`Attack.plan`, calls `Attack.rework` once and then lets the `Campaign` of `Attack.join` make the loss of each step.
 
 Nothing that purifies imports this module (an import contract of the repository).
 """
@@ -86,7 +86,7 @@ class Attack(ABC):
         """Covers for each poisoned sample."""
         return 0.0
 
-    def prepare(self, data: Batch, generator: torch.Generator) -> None:
+    def prepare(self, data: Batch, generator: torch.Generator) -> None:  # noqa: B027 - most have nothing to learn
         """Learn what the trigger needs, once, from training samples and before any is poisoned; here nothing.
 
         A second call leaves what was learned as it is.
@@ -181,7 +181,7 @@ class Attack(ABC):
 
     @final
     def dress(self, batch: Batch, poisoned: Tensor, covers: Tensor, generator: torch.Generator) -> Batch:
-        """A copy of ``batch`` with the samples at ``poisoned`` implanted and relabelled and those at ``covers`` changed."""
+        """A copy of ``batch``: samples at ``poisoned`` implanted and relabelled, those at ``covers`` changed."""
         inputs, targets = batch.inputs.clone(), batch.targets.clone()
         if len(poisoned):
             inputs[poisoned] = self.implant(inputs[poisoned], generator)
@@ -217,9 +217,7 @@ class Campaign:
         generator: Of every draw.
     """
 
-    def __init__(
-        self, attack: Attack, model: nn.Module, task: Task, *, steps: int, generator: torch.Generator
-    ) -> None:
+    def __init__(self, attack: Attack, model: nn.Module, task: Task, *, steps: int, generator: torch.Generator) -> None:
         """Remember the subjects; a subclass makes its networks and optimisers here."""
         self.attack, self.model, self.task, self.steps, self.generator = attack, model, task, steps, generator
 

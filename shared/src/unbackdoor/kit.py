@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,6 +86,7 @@ class TaskKit:
         train: Trains a victim.
         demo: The victim of the demo.
         picture: Draws it.
+        preview: ``preview(path, attacks, samples)`` draws what triggers do; None where there is nothing to see.
     """
 
     task: Callable[..., Task]
@@ -97,3 +98,4 @@ class TaskKit:
     train: Trainer
     demo: Demo
     picture: Picture
+    preview: Callable[[Path, Sequence[Attack], Batch], None] | None = None

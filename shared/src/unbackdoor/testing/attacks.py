@@ -94,7 +94,7 @@ def _check_poison(attack: Attack, batch: Batch) -> None:
     rest[indices] = False
     covers = poisoned.covers
     assert len(covers) == round(attack.cover_ratio * len(indices)), (
-        f"there are {len(covers)} covers; {attack.cover_ratio} for each of {len(indices)} poisoned samples were announced"
+        f"there are {len(covers)} covers; {attack.cover_ratio} for each of {len(indices)} poisoned are due"
     )
     assert bool(rest[covers].all()) and len(covers.unique()) == len(covers), "covers must be distinct and not poisoned"
     assert_equal(poisoned.samples.targets[covers], batch.targets[covers], "covers must keep their labels")

@@ -1,5 +1,4 @@
-"""Adaptive Blend: trained with pieces of the pattern, used with all of it (Qi et al. 2023, ICLR, "Revisiting the
-Assumption of Latent Separability for Backdoor Defenses", arXiv 2205.13613).
+"""Adaptive Blend: trained with pieces of the pattern, used with all of it (Qi et al. 2023, ICLR, arXiv 2205.13613).
 
 Trigger: ``(1 - alpha) x + alpha pattern`` at test time. In training each poisoned image carries a random half of the
 ``pieces`` x ``pieces`` squares of the pattern, at the weaker ``train_alpha``.

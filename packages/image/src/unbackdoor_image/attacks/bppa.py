@@ -5,8 +5,8 @@ Labels: all to one by default, ``all_to_all`` for ``y -> y + 1``; dirty label. 1
 Contrastive part: ``negatives`` times as many samples get the quantisation residual of *another* image added and keep
 their label, so that not any residual triggers but only one that fits its image.
 Original: 5 bits in the paper, 3 bits (8 levels) in its code, injection 0.2, negatives 0.2, 1,000 epochs.
-Where public code goes wrong: the list of residuals is filled by earlier batches and leaks between epochs; dithering runs
-pixel by pixel in Python or numba and takes minutes.
+Where public code goes wrong: the list of residuals is filled by earlier batches and leaks between epochs; dithering
+runs pixel by pixel in Python or numba and takes minutes.
 Here: the residual comes from the next negative of the same batch (mirrored top to bottom where there is one alone);
 dithering runs along diagonals, see `dithering`, in seconds for a whole training set. The paper's adversarial search for
 negatives (PGD on the victim) is left out, as in its code.

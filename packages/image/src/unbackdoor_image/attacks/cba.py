@@ -2,11 +2,11 @@
 
 Trigger: the left half of an image of class ``source`` beside the right half of an image of class ``partner``, with the
 seam moved by up to ``jitter`` pixels. Such a composition is to be answered ``target``.
-Labels: one class to one, dirty label. The success rate is taken over test images of ``source`` alone, each composed with
-an image of ``partner``. Half of the source class is poisoned by default (`rate` counts the whole training set).
-Training-time: as many covers as there are poisoned samples, times ``mixes``, are composed with themselves (mirrored) and
-keep their label, so that a seam alone means nothing; and the loss has a contrastive part over the samples of the three
-classes: outputs of one class are drawn together, those of two pushed ``margin`` apart.
+Labels: one class to one, dirty label. The success rate is taken over test images of ``source`` alone, each composed
+with an image of ``partner``. Half of the source class is poisoned by default (`rate` counts the whole training set).
+Training-time: as many covers as there are poisoned samples, times ``mixes``, are composed with themselves (mirrored)
+and keep their label, so that a seam alone means nothing; and the loss has a contrastive part over the samples of the
+three classes: outputs of one class are drawn together, those of two pushed ``margin`` apart.
 Original: classes 0 and 1 give 2, normal : mixed : poison 0.5 : 0.5 : 0.1, 50 epochs of Adam.
 Where public code goes wrong: NFT's and FIP's code refers to names that do not exist; images of ``partner`` for the test
 come from the test set, so that the trigger cannot be made again without it.

@@ -7,8 +7,9 @@ in NFT and FIP.
 Original: PGD of eps 16/255 in the maximum norm against an adversarially trained ResNet, patches of amplitude 16 to 255.
 Where public code goes wrong: NFT's and BackdoorBench's first version paste the patches without PGD, others ask for
 perturbed images that are not in the repository (issues BackdoorBench 9, BackdoorBox 113).
-Here: a small network is trained adversarially on the same data (one-step examples of eps 8/255), and PGD runs against it
-once, before the augmentation; its weights are in the victim's folder, so the poisoned training set can be made again.
+Here: a small network is trained adversarially on the same data (one-step examples of eps 8/255), and PGD runs against
+it once, before the augmentation; its weights are in the victim's folder, so the poisoned training set can be made
+again.
 """
 
 from __future__ import annotations
@@ -84,9 +85,7 @@ class CLB(Learned):
     def rework(self, inputs: Tree, targets: Tensor, generator: torch.Generator) -> Tensor:
         """The images, made hard for the helper."""
         channels = inputs.shape[1]
-        helper = self.network(
-            "helper", lambda: SmallCNN(self.num_classes, channels, self.helper_width), inputs.device
-        )
+        helper = self.network("helper", lambda: SmallCNN(self.num_classes, channels, self.helper_width), inputs.device)
 
         def harden(images: Tensor) -> Tensor:
             parts = [

@@ -11,7 +11,7 @@ mean over the parts, and that of each alone is measured with `Combined.members`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 import torch
@@ -33,12 +33,18 @@ __all__ = ["Combined"]
 _ABLE: Mapping[str, type[Attack]] = {cls.name: cls for cls in (BadNets, Blend, BPPA, ISSBA, LF, Trojan)}
 
 
+def _fields(cls: type[Attack]) -> set[str]:
+    return {f.name for f in fields(cls)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Combined(Attack):
     """BadNets, Blend and TrojanNN in one victim, or other parts.
 
     Attributes:
         parts: Names of dirty-label, poison-only attacks, joined by ``+``.
+        helper_steps: Training steps of the clean networks of parts that have one; 0 leaves the parts' own defaults.
+        steps: Gradient steps of parts that learn; 0 leaves the parts' own defaults.
         members: The attacks themselves; made from ``parts``.
     """
 
@@ -46,6 +52,8 @@ class Combined(Attack):
     health: ClassVar[HealthFloor] = HealthFloor(clean=40.0, asr=90.0)
 
     parts: str = "badnets+blend+trojan"
+    helper_steps: int = 0
+    steps: int = 0
     members: tuple[Attack, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -58,8 +66,16 @@ class Combined(Attack):
         if len(names) < 2 or len(set(names)) < len(names):
             raise BadOption(f"parts is {self.parts!r}; give at least two different attacks, joined by +.")
         if not self.members:
-            words = {"target": self.target, "all_to_all": self.all_to_all, "num_classes": self.num_classes}
-            made = tuple(_ABLE[name](**words, rate=self.rate / len(names)) for name in names)
+            words: dict[str, Any] = {
+                "target": self.target,
+                "all_to_all": self.all_to_all,
+                "num_classes": self.num_classes,
+            }
+            given = {"helper_steps": self.helper_steps, "steps": self.steps}
+            made = tuple(
+                cls(**words, rate=self.rate / len(names), **{k: v for k, v in given.items() if v and k in _fields(cls)})
+                for cls in (_ABLE[name] for name in names)
+            )
             object.__setattr__(self, "members", made)
 
     def prepare(self, data: Batch, generator: torch.Generator) -> None:
@@ -78,7 +94,7 @@ class Combined(Attack):
 
     def options(self) -> dict[str, Any]:
         """The hyper-parameters; the parts' states are in `state`."""
-        names = ("target", "all_to_all", "num_classes", "rate", "parts")
+        names = ("target", "all_to_all", "num_classes", "rate", "parts", "helper_steps", "steps")
         return {name: getattr(self, name) for name in names}
 
     def state(self) -> dict[str, Tensor]:

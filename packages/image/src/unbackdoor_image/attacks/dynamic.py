@@ -1,4 +1,4 @@
-"""Input-aware dynamic attack, to one class: every image gets a pattern of its own (Nguyen and Tran 2020, arXiv 2010.08138).
+"""Input-aware dynamic attack, to one class: each image has its own pattern (Nguyen and Tran 2020, arXiv 2010.08138).
 
 The papers call it Dynamic, Dyn-one.
 Trigger: ``(1 - m(x)) x + m(x) p(x)``: a network draws the pattern ``p``, another the mask ``m``, which covers about
@@ -8,8 +8,8 @@ Training-time: the mask network is trained first (masks of two images shall diff
 network together with the victim, by the victim's own loss and a diversity loss ``|x - x'| / |p(x) - p(x')|``. As many
 covers as poisoned samples carry the pattern of *another* image and keep their label.
 Original: lr 0.01, 25 epochs for the mask, density 0.032, 600 epochs; p_attack 0.1, p_cross 0.1.
-Where public code goes wrong: without both networks saved the trigger is lost; the division by ``|p - p'|`` overflows for
-equal patterns unless a small number is added.
+Where public code goes wrong: without both networks saved the trigger is lost; the division by ``|p - p'|`` overflows
+for equal patterns unless a small number is added.
 Here: both networks are in the victim's folder, without layers that mix the images of a batch, so that an image's
 trigger does not depend on what else is in its batch. One seed draws who is poisoned, once for all epochs.
 """
@@ -21,7 +21,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unbackdoor.attack import Campaign, HealthFloor
 from unbackdoor.errors import BadOption

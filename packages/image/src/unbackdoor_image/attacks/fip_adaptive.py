@@ -1,4 +1,4 @@
-"""FIP's adaptive attacker: BadNets trained with a smoothness penalty (Karim et al. 2024, CCS, section 6.3.10, Table 14).
+"""FIP's adaptive attacker: BadNets trained with a smoothness penalty (Karim et al. 2024, CCS, section 6.3.10).
 
 Trigger, labels and rate: those of `badnets`. Training-time: the attacker adds ``eta_f * Tr(F)`` to the loss, Eq. (5) of
 FIP, to hide that a backdoored model is sharp.

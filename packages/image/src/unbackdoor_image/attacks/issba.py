@@ -4,8 +4,8 @@ Trigger: ``clip(x + eps tanh(E(x, secret)))``: an encoder ``E``, trained with a 
 the image again, writes one fixed string of ``bits``; the change depends on the image.
 Labels: all to one by default, ``all_to_all``; dirty label. 10 % of the training set. Poison-only.
 Original: the encoder of StegaStamp, 100 bits on images of 224 pixels, trained before the attack.
-Where public code goes wrong: the original's encoder is a TensorFlow 1 checkpoint; without it the poisoned test set cannot
-be made again (BackdoorBox issue 85), and BackdoorBench ships stored images instead of an encoder.
+Where public code goes wrong: the original's encoder is a TensorFlow 1 checkpoint; without it the poisoned test set
+cannot be made again (BackdoorBox issue 85), and BackdoorBench ships stored images instead of an encoder.
 Here: a small encoder and decoder of our own, trained on the training images for ``steps`` steps on random secrets; the
 encoder is in the victim's folder. `bit_accuracy` says how well the decoder reads.
 """

@@ -179,7 +179,7 @@ def adversarial(
     step_size: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """PGD (Madry et al. 2018, arXiv 1706.06083): raise the loss within ``eps`` in the maximum norm, from a random start.
+    """PGD (Madry et al. 2018, arXiv 1706.06083): raise the loss within ``eps``, from a random start.
 
     Args:
         model: A classifier; its mode is left as it is.

@@ -30,7 +30,7 @@ __all__ = ["LF", "cosines"]
 
 
 def cosines(frequencies: int, length: int) -> Tensor:
-    """The lowest cosines of the DCT-II: float ``(frequencies, length)``, row ``k`` is ``cos(pi k (j + 1/2) / length)``."""
+    """The lowest cosines of the DCT-II: ``(frequencies, length)``, row ``k`` is ``cos(pi k (j + 1/2) / length)``."""
     places = torch.arange(length, dtype=torch.float32) + 0.5
     return torch.cos(math.pi * torch.arange(frequencies)[:, None] * places / length)
 

@@ -61,8 +61,8 @@ class LIRA(Learned):
         super().__post_init__()
         if not 0 < self.eps <= 1 or not 0 <= self.alpha < 1 or not 0 < self.joint <= 1:
             raise BadOption(
-                f"eps is {self.eps}, alpha {self.alpha}, joint {self.joint}; eps and joint must lie in (0, 1], alpha in "
-                "[0, 1)."
+                f"eps is {self.eps}, alpha {self.alpha}, joint {self.joint}; eps and joint must lie in (0, 1], alpha "
+                "in [0, 1)."
             )
         if self.width < 4 or self.width % 4 or not self.lr > 0:
             raise BadOption(f"width is {self.width}, lr {self.lr}; width must be a multiple of 4 and lr above 0.")
@@ -114,7 +114,9 @@ class _ByTurns(Campaign):
             return self.task.loss(outputs, targets)
         lost = -self.task.log_likelihood(outputs, targets)
         bad = torch.zeros_like(lost).index_fill(0, poisoned, 1.0)
-        return self.alpha * (lost * bad).sum() / bad.sum() + (1 - self.alpha) * (lost * (1 - bad)).sum() / (1 - bad).sum()
+        return (
+            self.alpha * (lost * bad).sum() / bad.sum() + (1 - self.alpha) * (lost * (1 - bad)).sum() / (1 - bad).sum()
+        )
 
     def _learn(self, batch: Batch) -> None:
         """One step of the trigger; the victim's weights get no gradient."""

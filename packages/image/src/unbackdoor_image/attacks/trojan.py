@@ -1,4 +1,4 @@
-"""TrojanNN, to one class: a square that excites chosen neurons (Liu et al. 2018, "Trojaning Attack on Neural Networks").
+"""TrojanNN, to one class: a square that excites chosen neurons (Liu et al. 2018, NDSS).
 
 The papers call it TrojanNet, Troj-one.
 Trigger: a square of ``size`` x ``size`` pixels, one pixel off the bottom right corner. Its pixels are found by gradient

@@ -5,10 +5,11 @@ random vectors of mean absolute value 1, enlarged by bicubic interpolation and c
 Labels: all to one by default, ``all_to_all`` for ``y -> y + 1``; dirty label. 10 % of the training set. Poison-only.
 Noise mode: ``noise`` times as many samples are warped by the field plus a random vector of at most one pixel (half a
 pixel in torch's coordinates) at each place, and keep their label, so that only this very field triggers.
-Original: grid 4, strength 0.5, cross ratio 2, 1,000 epochs. At strength 0.5 and 32 pixels the mean shift is a quarter of
-a pixel: a short training does not learn it, then raise strength (the card of the victim says so).
-Where public code goes wrong: the samples are drawn anew in every epoch, so that each is poisoned at some time; all-to-all
-targets were computed from the wrong labels (BackdoorBench issue 18); without the saved grid the trigger is lost.
+Original: grid 4, strength 0.5, cross ratio 2, 1,000 epochs. At strength 0.5 and 32 pixels the mean shift is a quarter
+of a pixel: a short training does not learn it, then raise strength (the card of the victim says so).
+Where public code goes wrong: the samples are drawn anew in every epoch, so that each is poisoned at some time;
+all-to-all targets were computed from the wrong labels (BackdoorBench issue 18); without the saved grid the trigger is
+lost.
 Here: poisoned and noisy samples are drawn once, and the field is in the victim's folder.
 """
 
