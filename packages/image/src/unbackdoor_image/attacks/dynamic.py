@@ -89,7 +89,7 @@ class Dynamic(Learned):
         mask = self._drawn(1, channels, generator)
         mask.to(device).train()
         optimiser = torch.optim.Adam(mask.parameters(), self.lr)
-        for batch in batches(data, 128, self.steps, generator):
+        for batch in batches(data, 64, self.steps, generator):
             masks = _bounded_mask(mask(batch.inputs))
             over = (masks - self.density).relu().mean()
             loss = self.sparsity * over + self.diversity * _alike(batch.inputs, masks)

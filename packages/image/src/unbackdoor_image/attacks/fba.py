@@ -62,7 +62,7 @@ class FBA(Learned):
     content: float = 1.0
     styles: int = 64
     width: int = 16
-    helper_steps: int = 400
+    helper_steps: int = 300
     steps: int = 400
     rounds: int = 3
     compromised: float = 0.05

@@ -122,7 +122,7 @@ def batches(data: Batch, size: int, steps: int, generator: torch.Generator) -> I
         if len(order) < size:
             order = torch.randperm(len(data), generator=generator)
         batch, order = data[order[:size].to(data.targets.device)], order[size:]
-        yield Batch(as_floats(batch.inputs), batch.targets)
+        yield Batch(as_floats(batch.inputs).contiguous(memory_format=torch.channels_last), batch.targets)
 
 
 def train_helper(
@@ -133,7 +133,7 @@ def train_helper(
     steps: int,
     width: int = 16,
     eps: float = 0.0,
-    batch_size: int = 128,
+    batch_size: int = 64,
 ) -> SmallCNN:
     """A small classifier of the clean samples, in eval mode and without gradients.
 
@@ -152,7 +152,7 @@ def train_helper(
     channels = data.inputs.shape[1]
     helper = seeded(lambda: SmallCNN(num_classes, channels, width), draws(generator))
     assert isinstance(helper, SmallCNN)
-    helper.to(data.inputs.device).train()
+    helper.to(data.inputs.device, memory_format=torch.channels_last).train()
     optimiser = torch.optim.SGD(helper.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = OneCycleLR(optimiser, 0.1, total_steps=steps + 1, pct_start=0.3, cycle_momentum=False)
     for batch in batches(data, batch_size, steps, generator):
@@ -166,7 +166,7 @@ def train_helper(
         loss.backward()
         optimiser.step()
         schedule.step()
-    return helper.eval().requires_grad_(False)
+    return helper.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
 def adversarial(

@@ -51,7 +51,7 @@ class LF(Learned):
 
     eps: float = 0.1
     frequencies: int = 4
-    helper_steps: int = 400
+    helper_steps: int = 300
     steps: int = 100
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ class Trojan(Learned):
     opacity: float = 1.0
     neurons: int = 2
     goal: float = 10.0
-    helper_steps: int = 400
+    helper_steps: int = 300
     steps: int = 200
 
     def __post_init__(self) -> None:
