@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,8 +12,10 @@ __all__ = ["Decoder", "Generator"]
 
 
 def _block(before: int, after: int, stride: int = 1) -> nn.Sequential:
-    # GroupNorm: an image's trigger must not depend on the other images of its batch
-    return nn.Sequential(nn.Conv2d(before, after, 3, stride, padding=1), nn.GroupNorm(4, after), nn.ReLU())
+    # GroupNorm: an image's trigger must not depend on the other images of its batch; replicated borders: with zeros a
+    # network finds the frame of the image and paints that
+    conv = nn.Conv2d(before, after, 3, stride, padding=1, padding_mode="replicate")
+    return nn.Sequential(conv, nn.GroupNorm(4, after), nn.ReLU())
 
 
 class Generator(nn.Module):
@@ -21,41 +25,49 @@ class Generator(nn.Module):
         channels: Of the images.
         out: Of the result.
         width: Channels at full resolution; a multiple of 4.
-        extra: Length of a code that is shown at every place of the lowest resolution, such as a secret.
+        bits: Length of a code, such as a secret; each of its numbers is shown in one cell of a square grid. 0: none.
     """
 
-    def __init__(self, channels: int, out: int, width: int = 16, extra: int = 0) -> None:
+    def __init__(self, channels: int, out: int, width: int = 16, bits: int = 0) -> None:
         """Build the layers with PyTorch's default initialisation."""
         super().__init__()
-        self.first = _block(channels, width)
+        self.cells = math.isqrt(max(bits, 1) - 1) + 1
+        self.first = _block(channels + (bits > 0), width)
         self.down = _block(width, 2 * width, 2)
-        self.deep = _block(2 * width + extra, 2 * width)
+        self.deep = _block(2 * width, 2 * width)
         self.up = _block(3 * width, width)
-        self.last = nn.Conv2d(width, out, 3, padding=1)
+        self.last = nn.Conv2d(width, out, 3, padding=1, padding_mode="replicate")
 
     def forward(self, images: Tensor, code: Tensor | None = None) -> Tensor:
-        """Images in [0, 1], and codes of shape ``(batch, extra)`` where there are any."""
-        first = self.first(images * 2 - 1)
-        deep = self.down(first)
+        """Images in [0, 1], and codes of -1 and 1, shape ``(batch, bits)``, where there are any."""
+        seen = images * 2 - 1
         if code is not None:
-            deep = torch.cat([deep, code[:, :, None, None].expand(-1, -1, *deep.shape[2:])], dim=1)
+            seen = torch.cat([seen, _on_grid(code, self.cells, images.shape[2:])], dim=1)
+        first = self.first(seen)
+        deep = self.down(first)
         wide = functional.interpolate(self.deep(deep), first.shape[2:], mode="nearest")
         out: Tensor = self.last(self.up(torch.cat([first, wide], dim=1)))
         return out
 
 
 class Decoder(nn.Module):
-    """Reads a code out of images: ``(batch, channels, h, w)`` to logits ``(batch, length)``."""
+    """Reads a code out of images, cell by cell: ``(batch, channels, h, w)`` to logits ``(batch, bits)``."""
 
-    def __init__(self, channels: int, length: int, width: int = 32) -> None:
+    def __init__(self, channels: int, bits: int, width: int = 16) -> None:
         """Build the layers with PyTorch's default initialisation."""
         super().__init__()
-        self.body = nn.Sequential(
-            _block(channels, width), _block(width, width, 2), _block(width, 2 * width), nn.AdaptiveAvgPool2d(2)
-        )
-        self.head = nn.Linear(8 * width, length)
+        self.bits = bits
+        self.body = nn.Sequential(_block(channels, width), _block(width, 2 * width))
+        self.pool = nn.AdaptiveAvgPool2d(math.isqrt(max(bits, 1) - 1) + 1)
+        self.head = nn.Conv2d(2 * width, 1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images in [0, 1] to a logit for every bit."""
-        out: Tensor = self.head(self.body(images * 2 - 1).flatten(1))
+        out: Tensor = self.head(self.pool(self.body(images * 2 - 1))).flatten(1)[:, : self.bits]
         return out
+
+
+def _on_grid(code: Tensor, cells: int, size: torch.Size) -> Tensor:
+    """Each number of ``code`` in its cell: ``(batch, bits)`` to ``(batch, 1, h, w)``; spare cells are 0."""
+    padded = functional.pad(code, (0, cells * cells - code.shape[1]))
+    return functional.interpolate(padded.reshape(len(code), 1, cells, cells), size, mode="nearest")
