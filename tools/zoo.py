@@ -3,7 +3,7 @@
     python tools/zoo.py tools/zoo.toml --cache DIR --data-path data [--only NAME ...] [--out docs/results/zoo.json]
 
 It can be stopped and started again: what is done is kept, by the hash of its recipe. A victim under the floors of the
-file is refused and trained again with the next seed; where no seed passes, the table names the failure with its figures.
+file is refused and trained again with the next seed; where no seed passes, the table names the failure and its figures.
 """
 
 from __future__ import annotations
@@ -196,7 +196,10 @@ def _short(row: Mapping[str, Any]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table; a victim under its floor is named a failure."""
-    lines = ["| victim | attack | ACC | ASR | LCR | seed | tries | seconds | |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| victim | attack | ACC | ASR | LCR | seed | tries | seconds | |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         if "error" in row:
             lines.append(f"| {row['name']} | {row['attack']} | | | | {row['seed']} | {len(row['tries'])} | | failed |")

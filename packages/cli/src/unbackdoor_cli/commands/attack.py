@@ -29,7 +29,7 @@ def attack(
         Path | None,
         typer.Option(
             metavar="PNG",
-            help="Draw what the trigger does: clean, triggered, difference x 10. Without --out and --attack: all attacks.",
+            help="Draw what triggers do: clean, triggered, difference x 10. Without --out and --attack: of all.",
         ),
     ] = None,
     task: flags.Task = "image",
