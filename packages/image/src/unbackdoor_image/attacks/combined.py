@@ -71,7 +71,7 @@ class Combined(Attack):
                 "all_to_all": self.all_to_all,
                 "num_classes": self.num_classes,
             }
-            given = {"helper_steps": self.helper_steps, "steps": self.steps}
+            given: dict[str, Any] = {"helper_steps": self.helper_steps, "steps": self.steps}
             made = tuple(
                 cls(**words, rate=self.rate / len(names), **{k: v for k, v in given.items() if v and k in _fields(cls)})
                 for cls in (_ABLE[name] for name in names)

@@ -11,11 +11,14 @@ Original: lr 0.01, 25 epochs for the mask, density 0.032, 600 epochs; p_attack 0
 Where public code goes wrong: without both networks saved the trigger is lost; the division by ``|p - p'|`` overflows
 for equal patterns unless a small number is added.
 Here: both networks are in the victim's folder, without layers that mix the images of a batch, so that an image's
-trigger does not depend on what else is in its batch. One seed draws who is poisoned, once for all epochs.
+trigger does not depend on what else is in its batch. The loss on large masks counts the covered share of an image; the
+original's counts every pixel's value, under which short trainings end with empty masks. One seed draws who is poisoned,
+once for all epochs.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,6 +37,7 @@ from unbackdoor_image.task import as_floats
 __all__ = ["Dynamic"]
 
 _SMALL = 1e-3
+_STEEP = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +91,15 @@ class Dynamic(Learned):
             return
         channels, device = data.inputs.shape[1], data.inputs.device
         mask = self._drawn(1, channels, generator)
+        assert isinstance(mask, Generator)
+        assert mask.last.bias is not None
+        with torch.no_grad():  # masks of the wanted density to begin with: from 1/2 they run into 0 and stay there
+            mask.last.bias.fill_(math.atanh(2 * self.density - 1) / _STEEP)
         mask.to(device).train()
         optimiser = torch.optim.Adam(mask.parameters(), self.lr)
         for batch in batches(data, 64, self.steps, generator):
             masks = _bounded_mask(mask(batch.inputs))
-            over = (masks - self.density).relu().mean()
+            over = (masks.mean(dim=(1, 2, 3)) - self.density).relu().mean()
             loss = self.sparsity * over + self.diversity * _alike(batch.inputs, masks)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -171,7 +179,7 @@ def _mixed(images: Tensor, seen: Tensor, mask: nn.Module, pattern: nn.Module) ->
 
 
 def _bounded_mask(raw: Tensor) -> Tensor:
-    return (10 * raw).tanh() / 2 + 0.5  # steep, so that a mask is nearly 0 or 1 everywhere
+    return (_STEEP * raw).tanh() / 2 + 0.5  # steep, so that a mask is nearly 0 or 1 everywhere
 
 
 def _bounded(raw: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ def train_helper(
     channels = data.inputs.shape[1]
     helper = seeded(lambda: SmallCNN(num_classes, channels, width), draws(generator))
     assert isinstance(helper, SmallCNN)
-    helper.to(data.inputs.device, memory_format=torch.channels_last).train()
+    helper.to(data.inputs.device).to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.SGD(helper.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = OneCycleLR(optimiser, 0.1, total_steps=steps + 1, pct_start=0.3, cycle_momentum=False)
     for batch in batches(data, batch_size, steps, generator):
