@@ -30,8 +30,9 @@ def _colours(module: nn.Module, in_channels: int) -> None:
     name, first = next((n, m) for n, m in module.named_modules() if isinstance(m, nn.Conv2d))
     assert isinstance(first, nn.Conv2d)
     parent, _, leaf = name.rpartition(".")
-    words: dict[str, Any] = {"kernel_size": first.kernel_size, "stride": first.stride, "padding": first.padding}
-    setattr(module.get_submodule(parent), leaf, nn.Conv2d(in_channels, first.out_channels, bias=first.bias is not None, **words))
+    words: dict[str, Any] = {"stride": first.stride, "padding": first.padding, "bias": first.bias is not None}
+    size: Any = first.kernel_size
+    setattr(module.get_submodule(parent), leaf, nn.Conv2d(in_channels, first.out_channels, size, **words))
 
 
 def _resnet(name: str, num_classes: int = 10, in_channels: int = 3, **options: Any) -> nn.Module:
@@ -94,10 +95,8 @@ def _inception(num_classes: int = 10, in_channels: int = 3, **options: Any) -> n
 def _vit(num_classes: int = 10, in_channels: int = 3, **options: Any) -> nn.Module:
     """ViT-S (22 M parameters) on patches of 4 pixels."""
     words = {"img_size": 32, "patch_size": 4, **options}
-    model = importlib.import_module("timm").create_model(
-        "vit_small_patch16_224", pretrained=False, num_classes=num_classes, in_chans=in_channels, **words
-    )
-    return model  # type: ignore[no-any-return]
+    make: Callable[..., nn.Module] = importlib.import_module("timm").create_model
+    return make("vit_small_patch16_224", pretrained=False, num_classes=num_classes, in_chans=in_channels, **words)
 
 
 ADAPTED: Mapping[str, tuple[Callable[..., nn.Module], str]] = {
