@@ -335,7 +335,7 @@ def test_smoothness_penalty_makes_the_victim_smoother(data: Batch) -> None:
     for eta in (0.0, 1.0):
         model = seeded(lambda: SmallCNN(10, 3, 4), 0)
         splits = Splits(data, data, data, tuple("0123456789"))
-        attack = make("fip-adaptive", eta_f=eta, every=1, start=0.0)
+        attack = make("fip-adaptive", eta_f=eta, every=1, start=0.0, cap=2.0)
         KIT.train(model, splits, ImageTask(crop=0), attack, seed=0, epochs=6, batch_size=40, lr=0.02)
         signs = (torch.arange(80) % 2) * 2 - 1
         traces.append(float(fisher_trace(model, ImageTask(), data, signs).detach()))

@@ -59,7 +59,7 @@ class CBA(Learned):
     partner: int = 1
     jitter: int = 3
     mixes: float = 2.0
-    contrast: float = 0.1
+    contrast: float = 0.02
     margin: float = 10.0
     bank: int = 64
 

@@ -6,7 +6,8 @@ Where public code goes wrong: the published script averages ``v . g`` for noise 
 likelihood so that every sample meets every label; the "adaptive attack" is cross-entropy plus noise.
 Here: with signs ``r_i = +-1``, ``||grad sum_i r_i nll_i||^2 / B`` is an unbiased estimate of ``Tr(F) = E ||g_i||^2``.
 BatchNorm runs on its running statistics in that term, since batch statistics would couple the samples; the penalty
-starts after ``start`` of the steps, when these statistics mean something, and acts on every ``every``-th step.
+starts after ``start`` of the steps, when these statistics mean something, and acts on every ``every``-th step. Its gradient
+is cut to ``cap`` times the loss's: single draws of the trace are a hundred times its mean and would end the training.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class FIPAdaptive(BadNets):
         every: The penalty acts on each so-many-th step.
         start: Share of the steps without it.
         samples: Of the batch, enter the trace.
+        cap: Largest norm of the penalty's gradient, in multiples of that of the loss; longer ones are cut.
     """
 
     name: ClassVar[str] = "fip-adaptive"
@@ -44,10 +46,13 @@ class FIPAdaptive(BadNets):
     every: int = 4
     start: float = 0.2
     samples: int = 64
+    cap: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse options outside what the attributes allow."""
         super().__post_init__()
+        if not self.cap > 0:
+            raise BadOption(f"cap is {self.cap}; it must be above 0.")
         if self.eta_f < 0 or self.every < 1 or not 0 <= self.start < 1 or self.samples < 1:
             raise BadOption(
                 f"eta_f is {self.eta_f}, every {self.every}, start {self.start}, samples {self.samples}; eta_f must "
@@ -70,7 +75,23 @@ class _Smooth(Campaign):
         device = batch.targets.device
         some = torch.randperm(len(dressed), generator=self.generator)[: attack.samples].to(device)
         signs = (torch.randint(0, 2, (len(some),), generator=self.generator) * 2 - 1).to(device)
-        return loss + attack.eta_f * fisher_trace(self.model, self.task, dressed[some], signs)
+        penalty = attack.eta_f * fisher_trace(self.model, self.task, dressed[some], signs)
+        return loss + _bounded(penalty, loss, self.model, attack.cap)
+
+
+def _bounded(penalty: Tensor, loss: Tensor, model: nn.Module, cap: float) -> Tensor:
+    """A term of value 0 with the gradient of ``penalty``, its norm cut to ``cap`` times that of the loss's gradient."""
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    plain = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+    extra = torch.autograd.grad(penalty, weights, allow_unused=True)
+
+    def norm(slopes: tuple[Tensor | None, ...]) -> Tensor:
+        return torch.stack([slope.square().sum() for slope in slopes if slope is not None]).sum().sqrt()
+
+    room = (cap * norm(plain) / norm(extra).clamp(min=1e-12)).clamp(max=1.0)
+    terms = [(room * slope * weight).sum() for slope, weight in zip(extra, weights, strict=True) if slope is not None]
+    total = torch.stack(terms).sum()
+    return total - total.detach()
 
 
 def fisher_trace(model: nn.Module, task: Task, batch: Batch, signs: Tensor) -> Tensor:
