@@ -41,7 +41,7 @@ def test_installed_task_runs_with_every_method(task_name):
         check_purifier(purifier, model, splits.clean[slice(0, 16)], task, again=name == "nft")
 
 
-SHORT = {"steps": 4, "helper_steps": 4, "detox_steps": 2, "rounds": 1, "pgd_steps": 2, "bank": 8}
+SHORT = {"steps": 30, "helper_steps": 4, "detox_steps": 2, "rounds": 1, "pgd_steps": 2, "bank": 8}
 
 
 def taught(found, cls, splits, task, model, **options):

@@ -332,14 +332,17 @@ def test_fisher_trace_is_the_mean_of_squared_gradients(data: Batch) -> None:
 
 def test_smoothness_penalty_makes_the_victim_smoother(data: Batch) -> None:
     traces = []
-    for eta in (0.0, 1.0):
+    for eta in (0.0, 0.1):
         model = seeded(lambda: SmallCNN(10, 3, 4), 0)
         splits = Splits(data, data, data, tuple("0123456789"))
-        attack = make("fip-adaptive", eta_f=eta, every=1, start=0.0, cap=2.0)
-        KIT.train(model, splits, ImageTask(crop=0), attack, seed=0, epochs=6, batch_size=40, lr=0.02)
-        signs = (torch.arange(80) % 2) * 2 - 1
-        traces.append(float(fisher_trace(model, ImageTask(), data, signs).detach()))
-    assert traces[1] < 0.5 * traces[0]
+        attack = make("fip-adaptive", eta_f=eta, every=1, start=0.0)
+        KIT.train(model, splits, ImageTask(crop=0), attack, seed=0, epochs=20, batch_size=40, lr=0.02)
+        squares = []
+        for i in range(40):
+            loss = functional.cross_entropy(model(data.inputs[i : i + 1]), data.targets[i : i + 1])
+            squares.append(sum(g.square().sum() for g in torch.autograd.grad(loss, list(model.parameters()))))
+        traces.append(float(torch.stack(squares).mean()))
+    assert traces[1] < 0.6 * traces[0]
 
 
 def test_fba_detoxifier_excites_the_chosen_features(data: Batch) -> None:

@@ -11,9 +11,9 @@ Original: lr 0.01, 25 epochs for the mask, density 0.032, 600 epochs; p_attack 0
 Where public code goes wrong: without both networks saved the trigger is lost; the division by ``|p - p'|`` overflows
 for equal patterns unless a small number is added.
 Here: both networks are in the victim's folder, without layers that mix the images of a batch, so that an image's
-trigger does not depend on what else is in its batch. The loss on large masks counts the covered share of an image; the
-original's counts every pixel's value, under which short trainings end with empty masks. One seed draws who is poisoned,
-once for all epochs.
+trigger does not depend on what else is in its batch. The loss on masks draws the covered share of each image to
+``density`` from both sides; the original's punishes every pixel's value above it, under which short trainings end with
+empty masks, and an image with an empty mask has no trigger. One seed draws who is poisoned, once for all epochs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Dynamic(Learned):
     Attributes:
         density: Share of the image that the mask may cover.
         diversity: Weight of the diversity losses.
-        sparsity: Weight of the loss on masks larger than ``density``.
+        sparsity: Weight of the loss on masks that cover another share than ``density``.
         cross: Covers with a foreign pattern, for each poisoned sample.
         width: Channels of the networks, a multiple of 4.
         steps: Training steps of the mask network.
@@ -99,8 +99,8 @@ class Dynamic(Learned):
         optimiser = torch.optim.Adam(mask.parameters(), self.lr)
         for batch in batches(data, 64, self.steps, generator):
             masks = _bounded_mask(mask(batch.inputs))
-            over = (masks.mean(dim=(1, 2, 3)) - self.density).relu().mean()
-            loss = self.sparsity * over + self.diversity * _alike(batch.inputs, masks)
+            off = (masks.mean(dim=(1, 2, 3)) - self.density).abs().mean()
+            loss = self.sparsity * off + self.diversity * _alike(batch.inputs, masks)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

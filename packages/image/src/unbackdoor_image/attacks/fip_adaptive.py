@@ -6,8 +6,9 @@ Where public code goes wrong: the published script averages ``v . g`` for noise 
 likelihood so that every sample meets every label; the "adaptive attack" is cross-entropy plus noise.
 Here: with signs ``r_i = +-1``, ``||grad sum_i r_i nll_i||^2 / B`` is an unbiased estimate of ``Tr(F) = E ||g_i||^2``.
 BatchNorm runs on its running statistics in that term, since batch statistics would couple the samples; the penalty
-starts after ``start`` of the steps, when these statistics mean something, and acts on every ``every``-th step. Its gradient
-is cut to ``cap`` times the loss's: single draws of the trace are a hundred times its mean and would end the training.
+starts after ``start`` of the steps, when these statistics mean something, and acts on every ``every``-th step. Its
+gradient is cut to ``cap`` times the loss's: single draws of the trace are a hundred times its mean and would end the
+training.
 """
 
 from __future__ import annotations
