@@ -11,14 +11,13 @@ Original: lr 0.01, 25 epochs for the mask, density 0.032, 600 epochs; p_attack 0
 Where public code goes wrong: without both networks saved the trigger is lost; the division by ``|p - p'|`` overflows
 for equal patterns unless a small number is added.
 Here: both networks are in the victim's folder, without layers that mix the images of a batch, so that an image's
-trigger does not depend on what else is in its batch. The loss on masks draws the covered share of each image to
-``density`` from both sides; the original's punishes every pixel's value above it, under which short trainings end with
-empty masks, and an image with an empty mask has no trigger. One seed draws who is poisoned, once for all epochs.
+trigger does not depend on what else is in its batch. The mask is cut where a share of ``density`` of the pixels of a
+batch lies above; the original punishes every pixel above it, under which short trainings end with empty masks. One seed
+draws who is poisoned, once for all epochs.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,9 +44,8 @@ class Dynamic(Learned):
     """A pattern and a mask of its own for each image, all to one.
 
     Attributes:
-        density: Share of the image that the mask may cover.
-        diversity: Weight of the diversity losses.
-        sparsity: Weight of the loss on masks that cover another share than ``density``.
+        density: Share of the pixels that masks cover, over all images.
+        diversity: Weight of the pattern's diversity loss.
         cross: Covers with a foreign pattern, for each poisoned sample.
         width: Channels of the networks, a multiple of 4.
         steps: Training steps of the mask network.
@@ -60,7 +58,6 @@ class Dynamic(Learned):
 
     density: float = 0.032
     diversity: float = 1.0
-    sparsity: float = 100.0
     cross: float = 1.0
     width: int = 16
     steps: int = 300
@@ -69,9 +66,9 @@ class Dynamic(Learned):
     def __post_init__(self) -> None:
         """Refuse options outside what the attributes allow."""
         super().__post_init__()
-        if not 0 < self.density < 1 or min(self.diversity, self.sparsity, self.cross) < 0:
+        if not 0 < self.density < 1 or min(self.diversity, self.cross) < 0:
             raise BadOption(
-                f"density is {self.density}, diversity {self.diversity}, sparsity {self.sparsity}, cross {self.cross}; "
+                f"density is {self.density}, diversity {self.diversity}, cross {self.cross}; "
                 "density must lie in (0, 1), the others must not be negative."
             )
         if self.width < 4 or self.width % 4 or self.steps < 1 or not self.lr > 0:
@@ -93,17 +90,19 @@ class Dynamic(Learned):
         mask = self._drawn(1, channels, generator)
         assert isinstance(mask, Generator)
         assert mask.last.bias is not None
-        with torch.no_grad():  # masks of the wanted density to begin with: from 1/2 they run into 0 and stay there
-            mask.last.bias.fill_(math.atanh(2 * self.density - 1) / _STEEP)
         mask.to(device).train()
         optimiser = torch.optim.Adam(mask.parameters(), self.lr)
         for batch in batches(data, 64, self.steps, generator):
-            masks = _bounded_mask(mask(batch.inputs))
-            off = (masks.mean(dim=(1, 2, 3)) - self.density).abs().mean()
-            loss = self.sparsity * off + self.diversity * _alike(batch.inputs, masks)
+            raw = mask(batch.inputs)
+            middle, spread = _cut(raw, self.density)
+            loss = _alike(batch.inputs, _bounded_mask((raw - middle) / spread))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
+        with torch.no_grad():  # the cut that the last batches had is put into the last layer
+            middle, spread = _cut(mask(next(batches(data, 500, 1, generator)).inputs), self.density)
+            mask.last.weight.div_(spread)
+            mask.last.bias.sub_(middle).div_(spread)
         pattern = self._drawn(channels, channels, generator)
         self.keep({**named("mask", mask), **named("pattern", pattern)})
 
@@ -176,6 +175,12 @@ class _Together(Campaign):
 def _mixed(images: Tensor, seen: Tensor, mask: nn.Module, pattern: nn.Module) -> Tensor:
     share = _bounded_mask(mask(seen))
     return (1 - share) * images + share * _bounded(pattern(seen))
+
+
+def _cut(raw: Tensor, density: float) -> tuple[Tensor, Tensor]:
+    """The value that a share of ``density`` lies above, and the deviation; no gradient."""
+    values = raw.detach().float().flatten()
+    return values.quantile(1 - density), values.std().clamp(min=1e-6)
 
 
 def _bounded_mask(raw: Tensor) -> Tensor:
