@@ -235,14 +235,15 @@ def main() -> None:
         say(f"[{place}/{len(chosen)}] {recipe.name}")
         rows.append(zoo.entry(recipe))
         if arguments.out:
-            write(arguments.out, arguments.file, rows, device)
+            write(arguments.out, arguments.file, rows, device, arguments.only or [])
     sys.stdout.write(table(rows) + "\n")
 
 
-def write(out: Path, file: Path, rows: list[dict[str, Any]], device: torch.device) -> None:
+def write(out: Path, file: Path, rows: list[dict[str, Any]], device: torch.device, only: list[str]) -> None:
     """The rows with the recipes that made them as JSON, and their table."""
     content = {
-        "command": f"python tools/zoo.py {file.as_posix()} --data-path data --out {out.as_posix()}",
+        "command": f"python tools/zoo.py {file.as_posix()} --data-path data --out {out.as_posix()}"
+        + (" --only " + " ".join(only) if only else ""),
         "recipes": tomllib.loads(file.read_text(encoding="utf-8")),
         "threads": torch.get_num_threads(),
         "rows": rows,
