@@ -64,3 +64,12 @@ def test_attack_wants_data_and_model_together(call):
 def test_attack_refuses_unknown_names(call, flag, kind):
     words = ["--data", "blobs", "--model", "mlp"] if flag == "--attack" else ["--model", "mlp"]
     assert f"no {kind} 'nonsense'" in call("attack", "--task", "toy", "--out", "v", *words, flag, "nonsense").error
+
+
+def test_attack_wants_somewhere_to_write(call):
+    assert "--out DIR" in call("attack", "--task", "toy").error
+
+
+def test_preview_is_refused_where_a_task_draws_none(call, folder):
+    assert "draws no previews" in call("attack", "--task", "toy", "--preview", "p.png").error
+    assert not (folder / "p.png").exists()

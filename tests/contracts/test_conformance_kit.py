@@ -309,6 +309,34 @@ class Forgets(SquareTrigger):
         return {key: value for key, value in super().options().items() if key != "size"}
 
 
+class SourceUncounted(SquareTrigger):
+    def source(self, targets):
+        return targets == 1
+
+    def counts(self, targets):
+        return self.label_map.counts(targets)
+
+
+class HidesCovers(SquareTrigger):
+    cover_ratio = 1.0
+
+    def plan(self, targets, generator):
+        return self.choose(targets, generator), torch.empty(0, dtype=torch.int64)
+
+
+class CoversPoison(SquareTrigger):
+    cover_ratio = 1.0
+
+    def plan(self, targets, generator):
+        chosen = self.choose(targets, generator)
+        return chosen, chosen
+
+
+class DressesAll(SquareTrigger):
+    def dress(self, batch, poisoned, covers, generator):
+        return Batch(self.trigger(batch.inputs), batch.targets)
+
+
 BROKEN_ATTACKS = [
     (Bright, "within"),
     (Nothing, "changed no sample"),
@@ -319,6 +347,10 @@ BROKEN_ATTACKS = [
     (PoisonsTarget, "eligible"),
     (SaysYes, "succeeded must not hold"),
     (Forgets, "same trigger again"),
+    (SourceUncounted, "flatter"),
+    (HidesCovers, "covers"),
+    (CoversPoison, "not poisoned"),
+    (DressesAll, "not in indices"),
 ]
 
 

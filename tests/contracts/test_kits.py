@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import fields, replace
+
 import pytest
 import torch
 
 from unbackdoor.errors import BadOption
 from unbackdoor.registry import kit, method, method_names, task_names
 from unbackdoor.testing import ClassificationTask, SquareTrigger, check_attack, check_purifier, check_task, tiny_models
+from unbackdoor.tree import leaves
+from unbackdoor.victim import Victim, VictimCard
 
 
 def material(name):
@@ -38,19 +43,62 @@ def test_installed_task_runs_with_every_method(task_name):
         check_purifier(purifier, model, splits.clean[slice(0, 16)], task, again=name == "nft")
 
 
+SHORT = {"steps": 30, "helper_steps": 4, "detox_steps": 2, "rounds": 1, "pgd_steps": 2, "bank": 8}
+
+
+def taught(found, cls, splits, task, model, **options):
+    """The attack with ``options``, and whatever it learns learned in a few steps beside ``model``."""
+    known = {f.name for f in fields(cls)}
+    attack = found.attack(cls.name, splits, **{k: v for k, v in SHORT.items() if k in known}, **options)
+    found.train(copy.deepcopy(model), splits, task, attack, seed=0, epochs=1, batch_size=100)
+    return attack
+
+
 def test_installed_attack_keeps_its_promises(attack_name):
+    """Rate, labels, range, determinism, target left out, covers, and the same trigger from options and state."""
     task_name, _, name = attack_name.partition("/")
-    found, task, splits, _ = material(task_name)
+    found, task, splits, model = material(task_name)
+    splits = replace(splits, train=splits.train[slice(0, 200)])
     cls = found.attacks[name]
-    batch = splits.train[slice(0, 200)]
-    check_attack(found.attack(name, splits, rate=0.1), batch, task)
+    one_source = not bool(found.attack(name, splits).source(splits.train.targets).all())
+    check_attack(taught(found, cls, splits, task, model, rate=0.05 if one_source else 0.1), splits.train, task)
     if cls.clean_label:
-        check_attack(found.attack(name, splits, rate=0.5, target=3), batch, task)
-    elif cls.maps_all_to_all:
-        check_attack(found.attack(name, splits, rate=0.1, all_to_all=True), batch, task)
-    else:
+        other = taught(found, cls, splits, task, model, rate=0.5, target=3)
+        check_attack(other, splits.train, task)
+        poisoned = other.poison(splits.train, torch.Generator().manual_seed(0))
+        assert torch.equal(poisoned.samples.targets, splits.train.targets)
+    elif not cls.maps_all_to_all:
         with pytest.raises(BadOption):
             found.attack(name, splits, all_to_all=True)
+    elif not one_source:
+        check_attack(taught(found, cls, splits, task, model, rate=0.1, all_to_all=True), splits.train, task)
+
+
+def test_folder_of_a_victim_makes_its_poisoned_test_set_again(attack_name, tmp_path):
+    """Bit for bit, from the folder alone: card, attack state, and the seed of the evaluation."""
+    task_name, _, name = attack_name.partition("/")
+    found, task, splits, model = material(task_name)
+    splits = replace(splits, train=splits.train[slice(0, 200)])
+    attack = taught(found, found.attacks[name], splits, task, model, rate=0.05)
+    kept = splits.test[attack.counts(splits.test.targets)]
+    wanted = attack.trigger(kept.inputs, torch.Generator().manual_seed(5))
+    card = VictimCard(
+        task=task_name,
+        model=found.demo.model,
+        model_options={"num_classes": len(splits.classes), **found.demo.model_options},
+        data=found.demo.data,
+        data_options={},
+        attack=name,
+        attack_options=attack.options(),
+        train_options={},
+        seed=0,
+        figures={"accuracy": 100.0, "asr": 100.0, "lcr": 0.0},
+    )
+    Victim(model, attack, card).save(tmp_path / "victim")
+    again = Victim.load(tmp_path / "victim", found).attack
+    found_again = again.trigger(kept.inputs, torch.Generator().manual_seed(5))
+    assert all(torch.equal(a, b) for a, b in zip(leaves(found_again), leaves(wanted), strict=True))
+    assert torch.equal(again.counts(splits.test.targets), attack.counts(splits.test.targets))
 
 
 def test_reference_attack_keeps_its_promises():

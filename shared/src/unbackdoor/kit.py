@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,6 +99,7 @@ class TaskKit:
         demo: The victim of the demo.
         picture: Draws it.
         excerpt: Shows some of it in words, where that says more than a picture; None where it does not.
+        preview: ``preview(path, attacks, samples)`` draws what triggers do; None where there is nothing to see.
     """
 
     task: Callable[..., Task]
@@ -110,6 +111,7 @@ class TaskKit:
     train: Trainer
     demo: Demo
     picture: Picture
+    preview: Callable[[Path, Sequence[Attack], Batch], None] | None = None
     excerpt: Excerpt | None = None
 
     def attack(self, name: str, data: Splits, **options: Any) -> Attack:

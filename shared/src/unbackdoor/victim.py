@@ -50,14 +50,14 @@ class Victim:
     attack: Attack
     card: VictimCard
 
-    def check_health(self) -> None:
-        """Refuse a victim below its attack's floor.
+    def check_health(self, floor: HealthFloor | None = None) -> None:
+        """Refuse a victim below its attack's floor, or below ``floor``.
 
         Raises:
             UnhealthyAttack: Says which figure is below which floor.
         """
         clean, asr = next(iter(self.card.figures.values())), self.card.figures["asr"]
-        floor = self.attack.health
+        floor = floor or self.attack.health
         if self.attack.all_to_all:  # its success is capped by the clean score, see AllToAll
             floor = HealthFloor(floor.clean, min(floor.asr, 0.9 * clean))
         if clean < floor.clean or asr < floor.asr:
@@ -67,14 +67,14 @@ class Victim:
                 "poison rate or change the seed."
             )
 
-    def save(self, folder: str | Path, *, force: bool = False) -> None:
+    def save(self, folder: str | Path, *, force: bool = False, floor: HealthFloor | None = None) -> None:
         """Write ``model.safetensors``, ``attack.safetensors`` and ``card.json`` into ``folder``.
 
         Raises:
             FileRefused: The folder holds a victim already and ``force`` is off.
             UnhealthyAttack: See `check_health`.
         """
-        self.check_health()
+        self.check_health(floor)
         folder = Path(folder)
         card = asdict(self.card) | {"hash": weight_hash(self.model)}
         save(self.model, folder / "model.safetensors", force=force)

@@ -249,3 +249,34 @@ def test_arrays_without_the_two_names_are_refused(arrays: dict[str, int], tmp_pa
     np.savez(tmp_path / "clean.npz", **{name: np.zeros((2, 4, 4, 3)) for name in arrays})
     with pytest.raises(BadData, match="images and labels"):
         load_clean(tmp_path / "clean.npz")
+
+
+def test_tiny_imagenet_reads_its_own_layout(tmp_path: Path, png: Callable[..., bytes]) -> None:
+    root = tmp_path / "tiny-imagenet-200"
+    for place, name in enumerate(("n01", "n02")):
+        for number in range(20):
+            file = root / "train" / name / "images" / f"{name}_{number}.JPEG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(png(100 * place))
+    (root / "val" / "images").mkdir(parents=True)
+    for number, level in enumerate((100, 0, 100)):
+        (root / "val" / "images" / f"val_{number}.JPEG").write_bytes(png(level))
+    lines = [f"val_{number}.JPEG\t{name}\t0\t0\t5\t5" for number, name in enumerate(("n02", "n01", "n02"))]
+    (root / "val" / "val_annotations.txt").write_text("\n".join(lines))
+    found = KIT.data["tinyimagenet"](path=root)
+    assert (len(found.train), len(found.clean)) == (38, 2)
+    assert found.test.targets.tolist() == [1, 0, 1]
+    assert found.test.inputs[:, 0, 0, 0].tolist() == [100, 0, 100]
+    (root / "val" / "images" / "val_1.JPEG").unlink()
+    with pytest.raises(BadData, match=r"val_1\.JPEG"):
+        KIT.data["tinyimagenet"](path=root)
+
+
+def test_imagenet_is_cut_out_of_the_centre_with_three_percent_clean(
+    class_folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    class_folders(["a", "b"], 50, "images/train")
+    class_folders(["a", "b"], 2, "images/val")
+    found = KIT.data["imagenet"](path=tmp_path / "images", size=4)
+    assert found.train.inputs.shape[1:] == (3, 4, 4)
+    assert (len(found.train), len(found.clean), len(found.test)) == (97, 3, 4)

@@ -9,8 +9,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+import unbackdoor
 from unbackdoor.errors import BadOption, UnknownName, UnsupportedModel
-from unbackdoor_image import build
+from unbackdoor.task import Batch
+from unbackdoor_image import ImageTask, build
+from unbackdoor_image.models.adapted import ADAPTED
 
 OWN = ["preactresnet18", "wideresnet16_1", "smallcnn"]
 
@@ -21,6 +24,36 @@ def test_own_models_give_logits(name: str, channels: int, side: int) -> None:
     options = {} if name == "wideresnet16_1" else {"width": 4}
     model = build(name, 7, in_channels=channels, **options).eval()
     assert model(torch.rand(2, channels, side, side)).shape == (2, 7)
+
+
+QUICK = {"resnet34", "mobilenet_v2", "vgg16"}
+EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sorted(ADAPTED)]
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_adapted_models_train_and_purify_on_32_pixels(name: str) -> None:
+    model, images = build(name, 4), torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    logits = model.train()(images)
+    assert logits.shape == (4, 4)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    model.zero_grad()
+    clean = Batch(images, torch.arange(4))
+    _, report = unbackdoor.purify(model.eval(), clean, task=ImageTask(), method="nft", steps=1, batch_size=4)
+    assert report.hash_before != report.hash_after
+
+
+@pytest.mark.parametrize("name", sorted(ADAPTED))
+def test_adapted_models_keep_a_map_and_take_grey_images(name: str) -> None:
+    model = build(name, 4, in_channels=1).eval()
+    sides: list[int] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, __, out: sides.append(out.shape[-1]))
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 4)
+    assert max(sides) >= 8, "the first layers leave nothing to look at"
+    if name != "vit_small":
+        assert max(sides) >= 16
 
 
 def test_preactresnet18_is_the_standard_one() -> None:

@@ -18,7 +18,7 @@ from unbackdoor.kit import Splits
 from unbackdoor.task import Batch
 from unbackdoor.victim import Victim, VictimCard
 from unbackdoor_image import KIT, ImageTask, train
-from unbackdoor_image.train import Training, native_bf16
+from unbackdoor_image.train import Training, _optimiser, native_bf16
 
 SHORT = {"epochs": 6, "batch_size": 64, "lr": 0.1, "precision": "fp32"}
 
@@ -127,7 +127,7 @@ def test_progress_is_told_and_the_paper_recipe_runs(digits: Splits) -> None:
     ("options", "words"),
     [
         ({"epoch": 3}, "no option 'epoch'. Known: epochs"),
-        ({"recipe": "slow"}, "fast, paper"),
+        ({"recipe": "slow"}, "fast, paper, paper-gtsrb"),
         ({"precision": "fp8"}, "auto, fp32, bf16"),
         ({"epochs": 0}, "epochs is 0"),
         ({"lr": -1.0}, "lr is -1.0"),
@@ -142,6 +142,29 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: 
 def test_recipes_fill_in_epochs_and_lr() -> None:
     assert (Training(recipe="paper").epochs, Training(recipe="paper").lr) == (250, 0.01)
     assert Training(epochs=3).epochs == 3
+
+
+def test_recipes_of_the_papers_fall_by_ten_at_their_epochs(digits: Splits) -> None:
+    for recipe, drop, lr, decay in (("paper", 100, 0.01, 5e-4), ("paper-tiny", 60, 0.005, 1e-4)):
+        how = Training(recipe=recipe)
+        assert how.weight_decay == decay
+        optimiser, schedule = _optimiser(nn.Linear(1, 1), how, steps=how.epochs)
+        rates = []
+        for _ in range(how.epochs):
+            rates.append(schedule.get_last_lr()[0])
+            optimiser.step()
+            schedule.step()
+        assert_close(rates[drop - 1], lr)
+        assert_close(rates[drop], lr / 10)
+        assert_close(rates[2 * drop], lr / 100)
+
+
+def test_samples_limits_the_training_part(digits: Splits) -> None:
+    seen = _Recorder()
+    train(seen, digits, ImageTask(crop=0), None, seed=0, epochs=3, samples=50, batch_size=50, precision="fp32")
+    rows = torch.cat(seen.seen).flatten(1)
+    assert len(rows) == 150
+    assert len(rows.unique(dim=0)) <= 50
 
 
 def test_a_loss_that_explodes_stops_the_training(digits: Splits) -> None:

@@ -145,6 +145,37 @@ def train_victim(task_name: str, kit: TaskKit, plan: Plan, *, seed: int, device:
     return Scene(kit, task, data, victim)
 
 
+def teach(
+    kit: TaskKit, plan: Plan, *, seed: int, device: torch.device, stages: Stages, data: Splits | None = None
+) -> tuple[Attack, Splits]:
+    """The plan's attack with its trigger learned, for a look at it; nothing is measured or saved.
+
+    An attack whose trigger is learned beside a victim gets a short training of the plan's model, all others learn from
+    the data alone.
+
+    Args:
+        kit: Of the task.
+        plan: What to train where a victim is needed.
+        seed: Of every draw.
+        device: Where to train.
+        stages: Shows progress.
+        data: Read already, by an earlier call with the same data set.
+    """
+    plan = plan.checked(kit)
+    if data is None:
+        with stages.short(f"reading {plan.data}"):
+            data = kit.data[plan.data](seed=seed, **plan.data_options)
+    attack: Attack = kit.attacks[plan.attack](**{"num_classes": len(data.classes), **plan.attack_options})
+    if attack.needs_training:
+        model = build(kit, plan.model, len(data.classes), {"seed": seed, **plan.model_options}, device)
+        shown = stages.training(f"learning the trigger of {plan.attack} beside {plan.model}")
+        kit.train(model, data, kit.task(**data.hints), attack, seed=seed, progress=shown, **plan.train_options)
+    else:
+        with stages.short(f"preparing {plan.attack}"):
+            attack.prepare(data.train.to(device), torch.Generator().manual_seed(seed))
+    return attack, data
+
+
 def is_victim(path: Path) -> bool:
     """Whether ``path`` is a folder that `Victim.save` wrote."""
     return (path / "card.json").is_file()

@@ -9,6 +9,7 @@ from unbackdoor_image import attacks
 from unbackdoor_image.data import LOADERS, load_clean
 from unbackdoor_image.models import MODELS, build
 from unbackdoor_image.picture import draw_picture
+from unbackdoor_image.preview import draw_preview
 from unbackdoor_image.task import ImageTask
 from unbackdoor_image.train import train
 
@@ -31,4 +32,5 @@ KIT = TaskKit(
         train_options={"epochs": 20, "batch_size": 64, "precision": "fp32"},
     ),
     picture=draw_picture,
+    preview=draw_preview,
 )

@@ -67,9 +67,12 @@ def _check_labels(attack: Attack, targets: Tensor, task: Task) -> None:
     assert wanted.shape == targets.shape and wanted.dtype is torch.int64, "retarget must give int64, one a target"
     assert int(wanted.min()) >= 0 and int(wanted.max()) < attack.num_classes, "retarget gave an unknown class"
     counts, eligible = attack.counts(targets), attack.eligible(targets)
+    source = attack.source(targets)
+    assert source.dtype is torch.bool and source.shape == (len(targets),), "source must be bool, one a target"
     changed = (wanted != targets).flatten(1).any(1) if targets.ndim > 1 else wanted != targets
-    assert counts.dtype is torch.bool and torch.equal(counts, changed), (
-        "counts must hold exactly for samples whose class the attack changes; others would flatter the success rate"
+    assert counts.dtype is torch.bool and torch.equal(counts, changed & source), (
+        "counts must hold exactly for samples of a source class whose class the attack changes; others would flatter "
+        "the success rate"
     )
     expected = targets == attack.target if attack.clean_label else counts
     assert torch.equal(eligible, expected), (
@@ -95,6 +98,13 @@ def _check_poison(attack: Attack, batch: Batch) -> None:
     assert bool(attack.eligible(batch.targets)[indices].all()), "a sample was poisoned that is not eligible"
     rest = torch.ones(len(batch), dtype=torch.bool)
     rest[indices] = False
+    covers = poisoned.covers
+    assert len(covers) == round(attack.cover_ratio * len(indices)), (
+        f"there are {len(covers)} covers; {attack.cover_ratio} for each of {len(indices)} poisoned are due"
+    )
+    assert bool(rest[covers].all()) and len(covers.unique()) == len(covers), "covers must be distinct and not poisoned"
+    assert_equal(poisoned.samples.targets[covers], batch.targets[covers], "covers must keep their labels")
+    rest[covers] = False
     assert_equal(parts(poisoned.samples[rest]), parts(batch[rest]), "a sample was changed that is not in indices")
     labels = batch.targets[indices] if attack.clean_label else attack.retarget(batch.targets[indices])
     assert_equal(poisoned.samples.targets[indices], labels, "poisoned labels must be those of retarget or as before")

@@ -11,7 +11,10 @@ import typer
 from unbackdoor_cli import flags
 
 if TYPE_CHECKING:
+    import torch
+
     from unbackdoor.kit import TaskKit
+    from unbackdoor_cli.progress import Stages
     from unbackdoor_cli.victims import Plan
 
 _ATTACK = "Attack and training"
@@ -19,7 +22,16 @@ _FILES = ("model.safetensors", "attack.safetensors", "card.json")
 
 
 def attack(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the victim: model, attack and card.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the victim: model, attack and card.")
+    ] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PNG",
+            help="Draw what triggers do: clean, triggered, difference x 10. Without --out and --attack: of all.",
+        ),
+    ] = None,
     task: flags.Task = "image",
     data: Annotated[
         str | None,
@@ -67,7 +79,10 @@ def attack(
 
     Example: unbackdoor attack --data cifar10 --data-path data
     --model preactresnet18 --attack blend --out victim
+
+    To see the triggers alone: unbackdoor attack --preview triggers.png
     """
+    from unbackdoor.errors import BadOption
     from unbackdoor.registry import kit as kit_of
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.options import pairs
@@ -77,19 +92,32 @@ def attack(
     from unbackdoor_cli.victims import device_of, train_victim
 
     output = Output(as_json=json)
-    for name in _FILES:
-        check_free(out / name, force=force)
+    if out is None and preview is None:
+        raise BadOption("give --out DIR for a victim, or --preview PNG to see what triggers do.")
+    for path in ([out / name for name in _FILES] if out else []) + ([preview] if preview else []):
+        check_free(path, force=force)
     kit = kit_of(task)
+    if preview is not None and kit.preview is None:
+        raise BadOption(f"the task {task!r} draws no previews; leave --preview out.")
     given: dict[str, Mapping[str, object]] = {
         "data_options": {**pairs(data_option, "--data-option"), **_given(path=data_path and str(data_path.absolute()))},
         "model_options": pairs(model_option, "--model-option"),
         "attack_options": {**pairs(attack_option, "--attack-option"), **_given(rate=rate)},
         "train_options": {**pairs(train_option, "--train-option"), **_given(epochs=epochs)},
     }
+    if out is None:
+        names = [attack] if attack else sorted(kit.attacks)
+        plans = [_plan(kit, data, model, name, given) for name in names]
+        with stages(output) as shown:
+            _draw(task, kit, plans, preview, seed=seed, device=device_of(device), stages=shown)
+        output.result({"preview": str(preview), "task": task, "attacks": names}, f"Drawn: {preview}")
+        return
     plan = _plan(kit, data, model, attack, given)
     with stages(output) as shown:
         scene = train_victim(task, kit, plan, seed=seed, device=device_of(device), stages=shown)
         scene.victim.save(out, force=force)
+        if preview is not None and kit.preview is not None:
+            kit.preview(preview, [scene.victim.attack], scene.data.test)
     card = scene.victim.card
     caption = f"On {len(scene.data.test)} test samples. Saved in {out}; next: unbackdoor purify {out} --out FILE"
     output.result(
@@ -97,6 +125,22 @@ def attack(
         | {"metric": next(iter(card.figures)), "figures": card.figures},
         figures(f"{card.model} on {card.data}, {card.attack} attack, seed {seed}", card.figures, caption),
     )
+
+
+def _draw(
+    task: str, kit: TaskKit, plans: list[Plan], path: Path | None, *, seed: int, device: torch.device, stages: Stages
+) -> None:
+    """Teach each attack its trigger, in a short training where it needs a victim for that, and draw them all."""
+    from unbackdoor_cli.victims import teach
+
+    learned, data = [], None
+    for plan in plans:
+        attack, data = teach(kit, plan, seed=seed, device=device, stages=stages, data=data)
+        learned.append(attack)
+    assert path is not None
+    assert data is not None
+    assert kit.preview is not None
+    kit.preview(path, learned, data.test)
 
 
 def _given(**values: object) -> dict[str, object]:

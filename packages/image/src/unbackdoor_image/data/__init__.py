@@ -10,6 +10,7 @@ from unbackdoor_image.data.digits import digits
 from unbackdoor_image.data.folder import folder
 from unbackdoor_image.data.hub import hub
 from unbackdoor_image.data.known import cifar10, gtsrb
+from unbackdoor_image.data.large import imagenet, tinyimagenet
 from unbackdoor_image.data.parquet import parquet
 
 __all__ = ["LOADERS", "load_clean"]
@@ -20,5 +21,7 @@ LOADERS: Mapping[str, Callable[..., Splits]] = {
     "folder": folder,
     "gtsrb": gtsrb,
     "hub": hub,
+    "imagenet": imagenet,
     "parquet": parquet,
+    "tinyimagenet": tinyimagenet,
 }

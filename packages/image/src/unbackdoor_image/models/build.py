@@ -14,6 +14,7 @@ from torch import nn
 
 from unbackdoor.errors import BadOption, UnknownName, UnsupportedModel
 from unbackdoor.registry import unknown
+from unbackdoor_image.models.adapted import ADAPTED
 from unbackdoor_image.models.preact_resnet import PreActResNet18
 from unbackdoor_image.models.small_cnn import SmallCNN
 from unbackdoor_image.models.wide_resnet import WideResNet
@@ -24,12 +25,14 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
     "preactresnet18": PreActResNet18,
     "wideresnet16_1": partial(WideResNet, depth=16, widen=1),
     "smallcnn": SmallCNN,
+    **{name: maker for name, (maker, _) in ADAPTED.items()},
 }
 
 MODELS = {
     "preactresnet18": "the papers' network for small images; width=64 is the standard, 16 is quick on a CPU",
     "wideresnet16_1": "175,000 parameters, as in the distillation papers",
     "smallcnn": "three convolutions, trains on digits in seconds",
+    **{name: f"adapted to 32 pixels: {words}" for name, (_, words) in ADAPTED.items()},
     "torchvision:resnet18": "any name of torchvision.models, without pre-trained weights",
     "timm:vit_tiny_patch16_224": "any name of timm, without pre-trained weights; options such as img_size go through",
 }
