@@ -10,6 +10,7 @@ process a method, which sees nothing of the others. Prints one JSON object.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -23,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.clean_loss import CleanLoss, Teacher
 from unbackdoor.curvature import fisher_trace
 from unbackdoor.finetune import gradients
 from unbackdoor.registry import kit
@@ -30,7 +32,7 @@ from unbackdoor.reparam import FullWeights, NeuronMask, SpectralShift
 from unbackdoor.report import versions
 from unbackdoor.task import Batch, Task
 
-METHODS = ("ft", "nft-weight", "nft-norm", "f-fip", "f-fip-trace", "fip")
+METHODS = ("ft", "nft-weight", "nft-norm", "nft-weight-distil", "f-fip", "f-fip-trace", "f-fip-distil", "fip")
 
 
 def main() -> None:
@@ -117,6 +119,9 @@ def _objective(
 
     if name == "ft":
         return list(model.parameters()), plain
+    if name.endswith("-distil"):  # the default of nft and f-fip: one more forward pass, of the given model
+        teacher = Teacher(copy.deepcopy(model).requires_grad_(False), torch.zeros(10, dtype=torch.bool))
+        imitation = CleanLoss(model, task, teacher, 1.0)
     handles = {
         "nft-weight": lambda: NeuronMask(model, probe),
         "nft-norm": lambda: NeuronMask(model, probe, site="norm"),
@@ -124,7 +129,7 @@ def _objective(
         "f-fip-trace": lambda: SpectralShift(model, probe, relative=True),
         "fip": lambda: FullWeights(model),
     }
-    handle = handles[name]()
+    handle = handles[name.removesuffix("-distil")]()
     handle.__enter__()
     parameters = list(handle.parameters().values())
 
@@ -133,6 +138,8 @@ def _objective(
         yield 0.01 * fisher_trace(scores, parameters, generator)
         yield plain()
 
+    if name.endswith("-distil"):
+        return parameters, partial(imitation, batch)
     return parameters, smooth if name == "f-fip-trace" else plain
 
 

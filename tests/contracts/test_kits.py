@@ -50,7 +50,7 @@ def taught(found, cls, splits, task, model, **options):
     """The attack with ``options``, and whatever it learns learned in a few steps beside ``model``."""
     known = {f.name for f in fields(cls)}
     attack = found.attack(cls.name, splits, **{k: v for k, v in SHORT.items() if k in known}, **options)
-    found.train(copy.deepcopy(model), splits, task, attack, seed=0, epochs=1, batch_size=100)
+    found.train(copy.deepcopy(model), splits, task, attack, seed=0, epochs=1)
     return attack
 
 

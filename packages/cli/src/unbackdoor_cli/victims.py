@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from unbackdoor.attack import Attack
 from unbackdoor.errors import BadOption, FileRefused
 from unbackdoor.evaluate import evaluate
 from unbackdoor.kit import Splits, TaskKit
@@ -165,7 +166,7 @@ def teach(
     if data is None:
         with stages.short(f"reading {plan.data}"):
             data = kit.data[plan.data](seed=seed, **plan.data_options)
-    attack: Attack = kit.attacks[plan.attack](**{"num_classes": len(data.classes), **plan.attack_options})
+    attack = kit.attack(plan.attack, data, **plan.attack_options)
     if attack.needs_training:
         model = build(kit, plan.model, len(data.classes), {"seed": seed, **plan.model_options}, device)
         shown = stages.training(f"learning the trigger of {plan.attack} beside {plan.model}")
