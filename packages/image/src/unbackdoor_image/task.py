@@ -216,10 +216,12 @@ def _shares(targets: Tree, like: Tensor) -> Tensor:
     if isinstance(targets, tuple | list):
         first, second, share = targets
         share = share.to(like.dtype).unsqueeze(1)
-        return share * _shares(first, like) + (1 - share) * _shares(second, like)
-    if targets.is_floating_point():
-        return targets.to(like.dtype)
-    return torch.zeros_like(like).scatter(1, targets.long().unsqueeze(1), 1.0)
+        mixed: Tensor = share * _shares(first, like) + (1 - share) * _shares(second, like)
+        return mixed
+    given: Tensor = targets
+    if given.is_floating_point():
+        return given.to(like.dtype)
+    return torch.zeros_like(like).scatter(1, given.long().unsqueeze(1), 1.0)
 
 
 def _at(logs: Tensor, classes: Tensor) -> Tensor:

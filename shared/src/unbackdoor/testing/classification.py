@@ -51,14 +51,16 @@ class ClassificationTask(Task):
     def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
         """Mean softmax of each class over the samples whose targets do not name it."""
         likely = outputs.softmax(1)
-        return (likely * (_shares(targets, likely) == 0)).mean(0)
+        unnamed: Tensor = likely * (_shares(targets, likely) == 0)
+        return unnamed.mean(0)
 
     def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> Tensor:
         """Suspects keep the labels' share; the softmax divides the rest."""
         shares = _shares(targets, reference.softmax(1))
         trusted = reference.masked_fill(suspects, -torch.inf).softmax(1).nan_to_num(0.0)
         rest = (shares * ~suspects).sum(1, keepdim=True)
-        return shares * suspects + trusted * rest
+        soft: Tensor = shares * suspects + trusted * rest
+        return soft
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """MixUp with one ``lambda ~ Beta(mix, mix)``; nothing else."""
@@ -187,10 +189,13 @@ def tiny_victim(*, seed: int = 0, steps: int = 150) -> TinyVictim:
 def _shares(targets: Tree, like: Tensor) -> Tensor:
     if isinstance(targets, tuple):
         first, second, share = targets
-        return share.unsqueeze(1) * _shares(first, like) + (1 - share).unsqueeze(1) * _shares(second, like)
-    if targets.is_floating_point():
-        return targets
-    return functional.one_hot(targets, like.shape[1]).to(like)
+        share = share.unsqueeze(1)
+        mixed: Tensor = share * _shares(first, like) + (1 - share) * _shares(second, like)
+        return mixed
+    given: Tensor = targets
+    if given.is_floating_point():
+        return given
+    return functional.one_hot(given, like.shape[1]).to(like)
 
 
 def _pick(logs: Tensor, classes: Tensor) -> Tensor:
