@@ -97,6 +97,12 @@ def test_purify_refuses_a_model_whose_outputs_are_not_finite(clean):
         unbackdoor.purify(Divides(6, 3), clean, task=TASK)
 
 
+def test_purify_tells_inputs_of_the_wrong_form_from_a_defect(clean):
+    wider = Batch(torch.rand(8, 7), torch.arange(8) % 3)
+    with pytest.raises(BadData, match=r"cannot take the clean samples, whose inputs are \(8, 7\)"):
+        unbackdoor.purify(mlp(), wider, task=TASK, method="nft", **QUICK)
+
+
 def test_purify_refuses_a_model_without_parameters(clean):
     with pytest.raises(NothingTrainable, match="no parameters"):
         unbackdoor.purify(nn.Sequential(nn.Flatten(), nn.ReLU()), clean, task=TASK)

@@ -57,8 +57,8 @@ class Teacher:
             top = int(rates.argmax())
             run.notice(
                 f"mixtures of clean samples evoke class {top} in {100 * float(rates[top]):.1f} % without being of it, "
-                f"the median class in {100 * float(rates.median()):.1f} %: what the given model says of "
-                f"{int(suspects.sum())} such classes is not believed."
+                f"the median class in {100 * float(rates.median()):.1f} %: what the given model says of such classes "
+                f"({int(suspects.sum())} of {len(rates)}) is not believed. One that stands out far may be a backdoor's target."
             )
         return cls(teacher, suspects)
 

@@ -196,8 +196,14 @@ class Purifier(ABC):
     def _inspect(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
         """Refuse labels, outputs and inputs that do not fit each other before anything is tuned."""
         first = clean.samples[slice(0, min(len(clean), 32))]
-        with torch.no_grad():
-            outputs = task.predict(model, first.inputs)
+        try:
+            with torch.no_grad():
+                outputs = task.predict(model, first.inputs)
+        except RuntimeError as error:
+            raise BadData(
+                f"the model cannot take the clean samples, whose inputs are {_shapes(first.inputs)}: {error}. Read them in "
+                "the size, channels and type that the model was trained with."
+            ) from error
         if not leaves(outputs) or first_dim(outputs) != len(first):
             raise BadData(
                 f"for {len(first)} inputs the model returned {_shapes(outputs)}; its outputs must have the batch in "
