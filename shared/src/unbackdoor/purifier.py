@@ -201,8 +201,8 @@ class Purifier(ABC):
                 outputs = task.predict(model, first.inputs)
         except RuntimeError as error:
             raise BadData(
-                f"the model cannot take the clean samples, whose inputs are {_shapes(first.inputs)}: {error}. Read them "
-                "in the size, channels and type that the model was trained with."
+                f"the model cannot take the clean samples, whose inputs are {_shapes(first.inputs)}: {error}. Read "
+                "them in the size, channels and type that the model was trained with."
             ) from error
         if not leaves(outputs) or first_dim(outputs) != len(first):
             raise BadData(
