@@ -120,7 +120,9 @@ def _objective(
     if name == "ft":
         return list(model.parameters()), plain
     if name.endswith("-distil"):  # the default of nft and f-fip: one more forward pass, of the given model
-        teacher = Teacher(copy.deepcopy(model).requires_grad_(False), torch.zeros(10, dtype=torch.bool))
+        teacher = Teacher(
+            copy.deepcopy(model, {id(p): p for p in model.parameters()}), torch.zeros(10, dtype=torch.bool)
+        )
         imitation = CleanLoss(model, task, teacher, 1.0)
     handles = {
         "nft-weight": lambda: NeuronMask(model, probe),

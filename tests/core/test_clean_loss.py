@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from unbackdoor.clean_loss import CleanLoss, Teacher
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
+from unbackdoor.reparam import NeuronMask
 from unbackdoor.task import Batch, Task
 from unbackdoor.testing import ClassificationTask
 
@@ -34,7 +35,7 @@ def batch():
 
 
 def loss_of(model, batch, run, distil, task=TASK):
-    return CleanLoss.of(model, task, CleanSet(batch), run, distil=distil, mixup=1.0)
+    return CleanLoss.of(model, task, CleanSet(batch), run, distil=distil, mixup=1.0, weights_move=True)
 
 
 @pytest.mark.parametrize("distil", [0.0, 0.3, 1.0])
@@ -90,16 +91,29 @@ def test_teacher_suspects_the_class_that_mixtures_evoke(run):
     assert any("class 3" in text for text in run.notices)
 
 
-def test_teacher_is_frozen_and_apart(model, batch, run):
+def test_teacher_is_apart_where_the_weights_move(model, batch, run):
     model.train()
     teacher = loss_of(model, batch, run, 1.0).teacher.model
     assert not teacher.training
-    assert not any(p.requires_grad for p in teacher.parameters())
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
     with torch.no_grad():
         model.weight.zero_()
     assert bool(teacher.weight.any())
+
+
+def test_teacher_of_a_handle_shares_the_weights_and_keeps_its_answers(run):
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double().eval()
+    inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    clean = CleanSet(Batch(inputs, torch.arange(8) % 3))
+    given = model(inputs).detach()
+    teacher = CleanLoss.of(model, TASK, clean, run, distil=1.0, mixup=1.0).teacher.model
+    with NeuronMask(model, lambda: model(inputs)) as mask:
+        mask.attenuate_(0.5)
+        assert not torch.equal(model(inputs), given)
+        assert torch.equal(teacher(inputs), given)
+        assert teacher[0].weight is model[0].weight
+        assert teacher[1].running_mean is not model[1].running_mean
 
 
 def test_clean_loss_of_labels_needs_no_copy(model, batch, run):

@@ -29,7 +29,7 @@ class Teacher:
     than four times as often as the median class, is a suspect: nothing about it is learned from the given model.
 
     Attributes:
-        model: A copy in eval mode without gradients.
+        model: In eval mode; run without gradients.
         suspects: Bool of shape ``(classes,)``.
     """
 
@@ -39,12 +39,12 @@ class Teacher:
     @classmethod
     @torch.no_grad()
     def of(cls, model: nn.Module, task: Task, clean: CleanSet, run: Run, *, mixup: float) -> Self:
-        """Freeze ``model``, a copy, and look at what about 1,000 mixtures of clean samples evoke in it.
+        """Take ``model``, a copy, as teacher and look at what about 1,000 mixtures of clean samples evoke in it.
 
         Raises:
             NotImplementedError: The task has no classes.
         """
-        teacher = model.eval().requires_grad_(False)
+        teacher = model.eval()
         evoked: list[Tensor] = []
         for _ in range(max(1, _SAMPLES // len(clean))):
             for batch in clean.once(100):
@@ -84,8 +84,28 @@ class CleanLoss:
     distil: float
 
     @classmethod
-    def of(cls, model: nn.Module, task: Task, clean: CleanSet, run: Run, *, distil: float, mixup: float) -> Self:
+    def of(
+        cls,
+        model: nn.Module,
+        task: Task,
+        clean: CleanSet,
+        run: Run,
+        *,
+        distil: float,
+        mixup: float,
+        weights_move: bool = False,
+    ) -> Self:
         """Make a teacher of ``model`` as it is now; where that fails labels alone are used, with a notice.
+
+        Args:
+            model: Not yet attached to a handle.
+            task: See `CleanLoss`.
+            clean: What the suspects are found with.
+            run: Generator and notices.
+            distil: ``d``.
+            mixup: How `Task.augment` will mix.
+            weights_move: Whether the model's own parameters will be tuned. A handle leaves them as they are until it
+                folds, and then the teacher needs no second set of them.
 
         Raises:
             BadOption: ``distil`` lies outside [0, 1].
@@ -97,7 +117,8 @@ class CleanLoss:
         if distil == 0:
             return cls(model, task, None, 0.0)
         try:
-            given = copy.deepcopy(model)
+            shared = {} if weights_move else {id(p): p for p in model.parameters()}
+            given = copy.deepcopy(model, shared)
         except Exception as error:  # noqa: BLE001 - a user's module may raise anything
             run.notice(f"the model cannot be copied ({error}), so labels alone are used (distil=0).")
             return cls(model, task, None, 0.0)
@@ -109,12 +130,12 @@ class CleanLoss:
 
     def __call__(self, batch: Batch) -> Tensor:
         """The loss on one batch, augmented already; a scalar in nats."""
-        outputs = self.task.forward(self.model, batch.inputs)
         if self.teacher is None:
-            return self.task.loss(outputs, batch.targets)
-        with torch.no_grad():
+            return self.task.loss(self.task.forward(self.model, batch.inputs), batch.targets)
+        with torch.no_grad():  # first, so that nothing of it is left when the other forward pass fills the memory
             answers = self.task.forward(self.teacher.model, batch.inputs)
             wanted = self.task.imitate(answers, batch.targets, self.teacher.suspects)
+        outputs = self.task.forward(self.model, batch.inputs)
         loss = self.distil * self.task.loss(outputs, wanted)
         if self.distil < 1:
             loss = loss + (1 - self.distil) * self.task.loss(outputs, batch.targets)

@@ -85,7 +85,7 @@ class FIP(Purifier):
             retain_weight=self.retain_weight,
             mixup=self.mixup,
         )
-        clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup)
+        clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup, weights_move=True)
         with FullWeights(model) as weights:
             anchor = objective.prepare(weights, model, task, clean)
             finetune(
