@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import time
 from abc import ABC, abstractmethod
@@ -103,7 +104,9 @@ class Purifier(ABC):
         known_options = {f.name for f in fields(cls)}
         for name in options:
             if name not in known_options:
-                raise BadOption(f"{cls.name} has no option {name!r}. Known: {', '.join(sorted(known_options))}.")
+                near = difflib.get_close_matches(name, known_options, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise BadOption(f"{cls.name} has no option {name!r}. Known: {', '.join(sorted(known_options))}.{hint}")
         made = cls(**(dict(cls.presets[preset]) if preset else {}) | options)
         made._check_common()
         return made
