@@ -53,7 +53,8 @@ def main() -> None:
         result = {
             "command": " ".join(["python", "tools/results.py", *sys.argv[1:]]).replace(str(Path.home()), "~"),
             "card": {"model": victim.card.model, "data": victim.card.data, "attack": victim.card.attack_options}
-            | {"train": dict(victim.card.train_options), "clean_samples": len(data.clean), "test": len(data.test)},
+            | {"train": dict(victim.card.train_options), "clean_samples": len(data.clean), "test": len(data.test)}
+            | ({} if arguments.demo else {"victim_seed": victim.card.seed}),
             "rows": rows,
             "mean": averaged(rows),
             "versions": versions(torch.device("cpu")),
