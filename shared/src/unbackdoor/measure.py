@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ from torch import nn
 from unbackdoor.data import CleanSet
 from unbackdoor.task import Batch, Meter, Task
 
-__all__ = ["clean_metrics", "evaluating", "percent"]
+__all__ = ["clean_metrics", "evaluating", "percent", "unlikely"]
 
 
 @contextmanager
@@ -38,6 +39,16 @@ def clean_metrics(model: nn.Module, data: Batch, task: Task, *, batch_size: int 
             for meter in meters.values():
                 meter.update(outputs, moved.targets)
     return {name: percent(meter) for name, meter in meters.items()}
+
+
+@torch.no_grad()
+def unlikely(model: nn.Module, clean: CleanSet, task: Task, *, below: float, batch_size: int = 500) -> list[int]:
+    """Samples to whose targets ``model`` gives a probability under ``below``, the least likely first."""
+    with evaluating(model):
+        batches = clean.once(batch_size)
+        scores = torch.cat([task.log_likelihood(task.forward(model, b.inputs), b.targets).double() for b in batches])
+    order = scores.argsort()
+    return [int(i) for i in order[: int((scores < math.log(below)).sum())]]
 
 
 def percent(meter: Meter) -> float:

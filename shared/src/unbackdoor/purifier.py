@@ -16,13 +16,16 @@ from torch import Tensor, nn
 
 from unbackdoor.data import CleanSet, floats_like
 from unbackdoor.errors import BadData, BadOption, NonFinite
-from unbackdoor.measure import clean_metrics, evaluating
+from unbackdoor.measure import clean_metrics, evaluating, unlikely
 from unbackdoor.model import Signature, check_usable, fast_layout, inner_model, master_precision, materialise
 from unbackdoor.report import Report, versions, weight_hash
 from unbackdoor.task import Task
 from unbackdoor.tree import first_dim, leaves
 
 __all__ = ["Progress", "Purifier", "Run", "Watch", "option"]
+
+_DOUBTFUL = 0.01
+_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,20 @@ class Purifier(ABC):
             raise NonFinite("the model's outputs on clean inputs hold NaN or infinity; check the inputs' range.")
         for text in task.inspect(clean.samples, outputs):
             run.notice(text)
+        doubtful = unlikely(model, clean, task, below=_DOUBTFUL)
+        if 2 * len(doubtful) > len(clean):
+            run.notice(
+                f"the given model finds the targets of {len(doubtful)} of {len(clean)} clean samples unlikely (below "
+                f"{_DOUBTFUL:.0%}): the inputs' range, the normalisation or the order of the classes may be wrong."
+            )
+        elif doubtful:
+            listed = ", ".join(map(str, doubtful[:_LISTED]))
+            more = f" and {len(doubtful) - _LISTED} more" if len(doubtful) > _LISTED else ""
+            run.notice(
+                f"the given model finds the targets of {len(doubtful)} of {len(clean)} clean samples unlikely (below "
+                f"{_DOUBTFUL:.0%}), most of all of {listed}{more} (counted from 0). They were used; look whether they "
+                "are mislabelled or carry a trigger."
+            )
 
 
 def _shapes(tree: Any) -> str:
