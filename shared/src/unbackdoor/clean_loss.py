@@ -58,8 +58,7 @@ class Teacher:
             run.notice(
                 f"mixtures of clean samples evoke class {top} in {100 * float(rates[top]):.1f} % without being of it, "
                 f"the median class in {100 * float(rates.median()):.1f} %: what the given model says of such classes "
-                f"({int(suspects.sum())} of {len(rates)}) is not believed. One that stands out far may be the "
-                "target of a backdoor."
+                f"({int(suspects.sum())} of {len(rates)}) is not believed."
             )
         return cls(teacher, suspects)
 
