@@ -17,8 +17,8 @@ from torch.testing import assert_close
 
 from unbackdoor.errors import BadData, BadOption, FileRefused, UnsafeCheckpoint
 from unbackdoor.kit import Splits
+from unbackdoor.splitting import draw, hold_out
 from unbackdoor_image import KIT, load_clean
-from unbackdoor_image.data.splitting import draw, hold_out
 
 Png = Callable[..., bytes]
 
