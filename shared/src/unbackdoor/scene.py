@@ -87,21 +87,22 @@ class Plan:
         self,
         kit: TaskKit,
         data: Splits,
+        attack: Attack | None,
         *,
         seed: int,
         device: torch.device | str = "cpu",
         progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
-    ) -> tuple[nn.Module, Task, Attack | None]:
-        """Train the plan's model on ``data``; gives it in eval mode, its task and its attack.
+    ) -> tuple[nn.Module, Task]:
+        """Train the plan's model on ``data`` with ``attack``; gives it in eval mode, and its task.
 
         Raises:
             BadOption: An option cannot be used.
             NonFinite: The training broke down.
         """
-        task, attack = kit.task(**data.hints), self.make_attack(kit, data)
+        task = kit.task(**data.hints)
         model = self.build(kit, data, seed=seed, device=device)
         kit.train(model, data, task, attack, seed=seed, progress=progress, **self.train_options)
-        return model.eval(), task, attack
+        return model.eval(), task
 
     def card(
         self, task: str, data: Splits, attack: Attack, figures: Mapping[str, float], *, seed: int, device: torch.device
@@ -111,7 +112,7 @@ class Plan:
         Args:
             task: Name under which the kit is installed.
             data: What it was trained and measured on.
-            attack: As `train` gave it, with whatever it learned.
+            attack: With whatever it learned in `train`.
             figures: From `unbackdoor.evaluate`.
             seed: Of the training.
             device: Where it was trained.

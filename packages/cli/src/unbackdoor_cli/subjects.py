@@ -13,9 +13,10 @@ from unbackdoor.attack import Attack
 from unbackdoor.checkpoint import load
 from unbackdoor.errors import BadOption, FileRefused
 from unbackdoor.registry import kit as kit_of
+from unbackdoor.scene import is_victim, open_victim, task_of_victim
 from unbackdoor.task import Batch, Task
 from unbackdoor_cli.options import pairs, typed
-from unbackdoor_cli.victims import build, device_of, is_victim, open_victim
+from unbackdoor_cli.victims import build, device_of
 
 __all__ = ["Named", "Subject", "open_subject"]
 
@@ -112,8 +113,6 @@ def _of_victim(named: Named, folder: Path, device: torch.device) -> Subject:
 
 
 def _task_options(named: Named, folder: Path, words: Sequence[str]) -> dict[str, object]:
-    from unbackdoor_cli.victims import task_of_victim
-
     return typed(kit_of(task_of_victim(folder)).task, pairs(words, "--task-option"), "--task-option")
 
 

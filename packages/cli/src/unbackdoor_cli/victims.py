@@ -75,9 +75,10 @@ def train_victim(task_name: str, kit: TaskKit, plan: Plan, *, seed: int, device:
     plan = checked(plan, kit)
     with stages.short(f"reading {plan.data}"):
         data = plan.read(kit, seed=seed)
-    shown = stages.training(f"training {plan.model} with the {plan.attack} attack")
-    model, task, attack = plan.train(kit, data, seed=seed, device=device, progress=shown)
+    attack = plan.make_attack(kit, data)
     assert attack is not None
+    shown = stages.training(f"training {plan.model} with the {plan.attack} attack")
+    model, task = plan.train(kit, data, attack, seed=seed, device=device, progress=shown)
     with stages.short("measuring the victim"):
         figures = evaluate(model, data.test, task, attack)
     victim = Victim(model, attack, plan.card(task_name, data, attack, figures, seed=seed, device=device))
@@ -105,14 +106,12 @@ def teach(
     if data is None:
         with stages.short(f"reading {plan.data}"):
             data = plan.read(kit, seed=seed)
-    needed = kit.attacks[plan.attack or kit.demo.attack].needs_training
-    if needed:
-        shown = stages.training(f"learning the trigger of {plan.attack} beside {plan.model}")
-        _, _, attack = plan.train(kit, data, seed=seed, device=device, progress=shown)
-    else:
-        attack = plan.make_attack(kit, data)
+    attack = plan.make_attack(kit, data)
     assert attack is not None
-    if not needed:
+    if attack.needs_training:
+        shown = stages.training(f"learning the trigger of {plan.attack} beside {plan.model}")
+        plan.train(kit, data, attack, seed=seed, device=device, progress=shown)
+    else:
         with stages.short(f"preparing {plan.attack}"):
             attack.prepare(data.train.to(device), torch.Generator().manual_seed(seed))
     return attack, data
