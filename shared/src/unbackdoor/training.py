@@ -6,6 +6,7 @@ poisoned batch by batch; `fit` is the bare loop for a package that makes its own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
@@ -130,7 +131,7 @@ def fit(
         total = total + loss.detach()
         if step % every == 0 or step == steps:
             mean = float(total) / ((step - 1) % every + 1)
-            if not mean < float("inf"):
+            if not math.isfinite(mean):
                 raise NonFinite(f"the training loss is {mean} at step {step} of {steps}; lower lr (it is {rate:.3g}).")
             if progress is not None:
                 progress(step, steps, {"loss": mean, "lr": rate})
