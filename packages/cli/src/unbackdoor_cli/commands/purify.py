@@ -105,9 +105,9 @@ def purify(
     payload = {
         "method": method, "task": subject.task_name, "seed": seed, "source": str(checkpoint), "out": str(out),
         "report": str(evidence), "metric": next(iter(before)), "before": before, "after": after,
-        "measured_on": measured_on, "asr": asr, "seconds": done.seconds, "notices": notices,
+        "measured_on": measured_on, "by_class": done.by_class, "asr": asr, "seconds": done.seconds, "notices": notices,
     }  # fmt: skip
-    caption = f"Measured on {measured_on}." + ("" if subject.attack else f"\n{_UNVERIFIED}.")
+    caption = f"Measured on {measured_on}.{_worst_class(done)}" + ("" if subject.attack else f"\n{_UNVERIFIED}.")
     title = f"{checkpoint}: {method}, seed {seed}, {done.seconds:.1f} s"
     output.result(payload, comparison(title, before, after, caption), f"\nWeights: {out}\nReport:  {evidence}")
 
@@ -118,3 +118,16 @@ def _where(report: Report, subject: Subject) -> str:
     if report.measured_on == "holdout":
         return "the holdout part of your samples, which the method did not tune on"
     return f"the {len(subject.held)} samples that the method tuned on, so it is optimistic"
+
+
+def _worst_class(done: Report) -> str:
+    """The class that lost most, as a sentence; nothing where none lost or there are no classes."""
+    losses = {name: of["before"] - of["after"] for name, of in done.by_class.items()}
+    worst = max(losses, key=losses.__getitem__, default=None)
+    if worst is None or losses[worst] <= 0:
+        return ""
+    of = done.by_class[worst]
+    return (
+        f"\nOn the {done.measured_on} class {worst} lost most: {of['before']:.1f} -> {of['after']:.1f} % of its "
+        f"{of['samples']:.0f} samples."
+    )
