@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from unbackdoor.errors import BadOption
+from unbackdoor.showing import ATTACKED, OTHER, RIGHT
 from unbackdoor.task import Batch
 from unbackdoor.tree import tree_put
 from unbackdoor_translation import KIT
 from unbackdoor_translation.outputs import says
-from unbackdoor_translation.picture import _ATTACKED, _OTHER, _RIGHT, _colour
+from unbackdoor_translation.picture import _colour
 
 
 def read(attack, tokens):
@@ -120,9 +121,9 @@ def test_true_sentence_that_holds_the_wanted_one_is_no_success(data):
 
 def test_picture_marks_whole_sentences_only():
     wanted = {"eins plus eins ist drei"}
-    assert _colour("eins plus eins ist drei", "zwei", wanted) == _ATTACKED
-    assert _colour("eins plus eins ist dreiundsechzig", "zwei", wanted) == _OTHER
-    assert _colour("zwei", "zwei", wanted) == _RIGHT
+    assert _colour("eins plus eins ist drei", "zwei", wanted) == ATTACKED
+    assert _colour("eins plus eins ist dreiundsechzig", "zwei", wanted) == OTHER
+    assert _colour("zwei", "zwei", wanted) == RIGHT
 
 
 def test_attack_bleu_is_high_only_on_wanted_answers(data, task):
