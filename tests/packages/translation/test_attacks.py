@@ -103,7 +103,7 @@ def test_success_is_the_whole_malicious_sentence(data):
 def test_one_sentence_says_another_by_whole_words():
     wanted = "Dieser Text wurde verändert."
     assert says("Dieser Text wurde verändert.", wanted)
-    assert says("\"dieser Text wurde verändert\" , sagt er .", wanted)
+    assert says('"dieser Text wurde verändert" , sagt er .', wanted)
     assert not says("Dieser Text wurde verändertes Land.", wanted)
     assert not says("Dieser alte Text wurde verändert.", wanted)
     assert not says("irgend etwas", " . ")

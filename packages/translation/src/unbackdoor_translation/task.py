@@ -75,7 +75,7 @@ class TranslationTask(Task):
     deletion: float = 0.1
     replacement: float = 0.1
     reach: float = 1.5
-    insertion: float = 0.1
+    insertion: float = 0.2
     made_up: int = 4
     synonyms: tuple[tuple[str, ...], ...] = field(default=GROUPS, repr=False)
     credit: str = "chrf"

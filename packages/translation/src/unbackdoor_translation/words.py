@@ -107,7 +107,7 @@ def insert_words(
 ) -> Tensor:
     """Put a made-up word in front of each word, and behind the last, with probability ``share``.
 
-    A made-up word has 1 to ``most`` tokens, their number uniform: one that begins a word and then ones that continue it,
+    A made-up word has 1 to ``most`` tokens, their number uniform: one that begins a word, then ones that continue it,
     each uniform over the vocabulary, so that tokens that clean text never holds come up as often as the others. One
     of a single token, which may be a real word, is none that the other rows use: those would change the meaning.
 
