@@ -6,7 +6,7 @@ Victims are either trained here from the demo's settings, one for each seed, or 
     python tools/results.py --demo --attack blend --seeds 0 1 2 3 4 --out docs/results/digits_blend.json
     python tools/results.py --victim victims/blend --data-path data --out docs/results/cifar10_blend.json
 
-A method may come with options of its own, such as ``--methods nft "nft distil=0.0"``; such a row bears them in its name.
+A method may come with options of its own, such as ``--methods nft "nft distil=0.0"``, which its row is then named by.
 Rows are written as they come, and ``--append`` adds to those that a file has: long runs can be taken in parts.
 """
 

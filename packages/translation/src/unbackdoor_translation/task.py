@@ -59,7 +59,7 @@ class TranslationTask(Task):
         insertion: Probability that `disturb` puts a made-up word between two words; 0 for never.
         made_up: Most tokens that such a word has.
         synonyms: Groups of words of one meaning; the default is a short English list.
-        credit: What `correct` says of an answer: ``"exact"`` (bool), or its sentence ``"bleu"`` or ``"chrf"``.
+        credit: What `correct` says of an answer: its sentence ``"bleu"`` or ``"chrf"``, or ``"exact"`` (bool).
         beams: Of decoding; 1 is greedy.
         max_length: Longest answer in tokens; None means twice the source and 10.
         bleu_tokenise: sacrebleu's tokeniser of BLEU.
@@ -78,7 +78,7 @@ class TranslationTask(Task):
     insertion: float = 0.2
     made_up: int = 4
     synonyms: tuple[tuple[str, ...], ...] = field(default=GROUPS, repr=False)
-    credit: str = "chrf"
+    credit: str = "bleu"
     beams: int = 1
     max_length: int | None = None
     bleu_tokenise: str = "13a"
