@@ -76,6 +76,7 @@ class NFT(Purifier):
             "mixup": 1.0,
             "distil": 0.0,
             "disturb": False,
+            "embeddings": False,
         },
         "authors": {
             "steps": 1000,
@@ -93,6 +94,7 @@ class NFT(Purifier):
             "mixup": 1.0,
             "distil": 0.0,
             "disturb": False,
+            "embeddings": False,
         },
     }
 
@@ -116,6 +118,7 @@ class NFT(Purifier):
     distil: float = option(1.0, "share of the loss that asks for the given model's answers instead of labels")
     disturb: bool = option(True, "whether the model is tuned on disturbed inputs, where the task knows disturbances")
     reuse: int = option(8, "times that a mixture and the given model's answer to it are drawn; 1 for once")
+    embeddings: bool = option(True, "masks on the rows of embedding tables too")
     skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
     def __post_init__(self) -> None:
@@ -148,7 +151,7 @@ class NFT(Purifier):
         penalty = self.mask_penalty / task.samples_per_class(clean.samples.targets)
         floor = mask_floor(self.mask_schedule, self.alpha, self.beta, self.depth)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
-        mask = NeuronMask(model, probe, site=self.site, floor=floor, skip=self.skip.split())
+        mask = NeuronMask(model, probe, site=self.site, floor=floor, skip=self.skip.split(), embeddings=self.embeddings)
         run.notices += mask.notices
 
         def tune(steps: int, share: float, message: str) -> None:
