@@ -68,6 +68,7 @@ def main() -> None:
         for row in measured(victim, data, task, arguments.methods, seed, arguments.preset, options, had):
             rows.append(row)
             result = {"command": command, "card": card, "rows": rows, "mean": averaged(rows)}
+            result["task"] = plain_fields(task)
             result["versions"] = versions(torch.device("cpu"))
             arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
@@ -149,6 +150,11 @@ def averaged(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         result[method] = {key: round(mean(row[key] for row in mine), 2) for key in keys}
         result[method]["worst_asr"] = max(row["asr"] for row in mine)
     return result
+
+
+def plain_fields(task: Task) -> dict[str, Any]:
+    """The task's own options, as far as JSON can say them in a word."""
+    return {name: value for name, value in vars(task).items() if isinstance(value, str | int | float | bool)}
 
 
 def first(figures: dict[str, float]) -> float:
