@@ -24,8 +24,8 @@ class NeuronMask(Reparametrisation):
     A mask on a convolution whose output goes straight into BatchNorm in train mode does nothing, since
     the normalisation divides it out again. So there are two sites:
 
-    - ``"weight"``: masks on the weights of linear, convolutional, recurrent and attention layers. BatchNorm
-      must be in eval mode; this is the paper's formula.
+    - ``"weight"``: masks on the weights of linear, convolutional, recurrent and attention layers, on request on rows of
+      embedding tables. BatchNorm must be in eval mode; this is the paper's formula.
     - ``"norm"``: masks on BatchNorm's scale gamma, ``y = (m gamma) z / s + beta``, which also works in train mode;
       this is what the authors' code does.
     """
@@ -38,6 +38,7 @@ class NeuronMask(Reparametrisation):
         site: Literal["weight", "norm"] = "weight",
         floor: Callable[[int, int], float] | None = None,
         skip: Sequence[str] = (),
+        embeddings: bool = False,
     ) -> None:
         """Make masks of ones, shape ``(neurons,)`` each, in the dtype of their weight.
 
@@ -47,13 +48,14 @@ class NeuronMask(Reparametrisation):
             site: Where masks sit, see above.
             floor: Lower bound ``mu(l, L)`` of the masks at depth ``l`` of ``L``, Eq. (6); 0 without it.
             skip: Shell patterns of qualified parameter names to leave alone.
+            embeddings: Whether every row of an embedding table has a mask too.
 
         Raises:
             NothingTrainable: No site is left, or ``site="norm"`` and the model has no affine BatchNorm.
             UnreachedSite: See `Reparametrisation`.
         """
         self.site = site
-        super().__init__(model, probe, skip=skip)
+        super().__init__(model, probe, skip=skip, embeddings=embeddings)
         depths = max(s.depth for s in self.sites.values())
         self.floors = {name: floor(s.depth, depths) if floor else 0.0 for name, s in self.sites.items()}
         self._values = {
@@ -71,6 +73,8 @@ class NeuronMask(Reparametrisation):
         A convolution with few inputs a neuron is the exception: there that gradient costs less than a pass over the
         outputs, and these need not be kept.
         """
+        if type(layer) is nn.Embedding:
+            return ScaledRows
         plain = type(layer) in _PLAIN and self.site == "weight"
         narrow = site.weight.ndim > 2 and site.layout.to_matrix(site.weight).shape[2] <= _NARROW
         return ScaledOutput if plain and not narrow else SubstitutedForward
@@ -147,3 +151,13 @@ class ScaledOutput:
             return functional.batch_norm(out, mean, variance, mask, bias, training=False, eps=0.0)
         scaled = mask.view(-1, *[1] * (weight.ndim - 2))
         return out * scaled if bias is None else torch.addcmul(bias.view(scaled.shape), out, scaled)
+
+
+class ScaledRows:
+    """The fast engine of masks on embedding tables: ``y = m[i] * W[i]`` for every index ``i`` that is looked up."""
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Look rows up and scale each by its own mask."""
+        attachment = self.__dict__[_KEY]
+        rows: Tensor = super().forward(indices)  # type: ignore[misc]
+        return rows * attachment.handle.value(attachment.only)[indices].unsqueeze(-1)

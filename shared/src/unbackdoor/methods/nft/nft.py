@@ -75,6 +75,8 @@ class NFT(Purifier):
             "mask_penalty": 5e-4,
             "mixup": 1.0,
             "distil": 0.0,
+            "disturb": False,
+            "embeddings": False,
         },
         "authors": {
             "steps": 1000,
@@ -91,6 +93,8 @@ class NFT(Purifier):
             "mask_penalty": 1e-3,
             "mixup": 1.0,
             "distil": 0.0,
+            "disturb": False,
+            "embeddings": False,
         },
     }
 
@@ -112,7 +116,9 @@ class NFT(Purifier):
     mask_penalty: float = option(0.0, "eta_c times n_c: weight of sum |1 - m|, divided by samples per class")
     mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
     distil: float = option(1.0, "share of the loss that asks for the given model's answers instead of labels")
+    disturb: bool = option(True, "whether the model is tuned on disturbed inputs, where the task knows disturbances")
     reuse: int = option(8, "times that a mixture and the given model's answer to it are drawn; 1 for once")
+    embeddings: bool = option(True, "masks on the rows of embedding tables too")
     skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
     def __post_init__(self) -> None:
@@ -132,11 +138,20 @@ class NFT(Purifier):
         return self.site == "norm"
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup, reuse=self.reuse)
+        clean_loss = CleanLoss.of(
+            model,
+            task,
+            clean,
+            run,
+            distil=self.distil,
+            mixup=self.mixup,
+            reuse=self.reuse,
+            disturb=self.disturb,
+        )
         penalty = self.mask_penalty / task.samples_per_class(clean.samples.targets)
         floor = mask_floor(self.mask_schedule, self.alpha, self.beta, self.depth)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
-        mask = NeuronMask(model, probe, site=self.site, floor=floor, skip=self.skip.split())
+        mask = NeuronMask(model, probe, site=self.site, floor=floor, skip=self.skip.split(), embeddings=self.embeddings)
         run.notices += mask.notices
 
         def tune(steps: int, share: float, message: str) -> None:
