@@ -25,7 +25,8 @@ class NeuronMask(Reparametrisation):
     the normalisation divides it out again. So there are two sites:
 
     - ``"weight"``: masks on the weights of linear, convolutional, recurrent and attention layers, on request on rows of
-      embedding tables. BatchNorm must be in eval mode; this is the paper's formula.
+      embedding tables and on the scales of other normalisations. BatchNorm must be in eval mode; this is the paper's
+      formula.
     - ``"norm"``: masks on BatchNorm's scale gamma, ``y = (m gamma) z / s + beta``, which also works in train mode;
       this is what the authors' code does.
     """
@@ -39,6 +40,7 @@ class NeuronMask(Reparametrisation):
         floor: Callable[[int, int], float] | None = None,
         skip: Sequence[str] = (),
         embeddings: bool = False,
+        scales: bool = False,
     ) -> None:
         """Make masks of ones, shape ``(neurons,)`` each, in the dtype of their weight.
 
@@ -49,13 +51,15 @@ class NeuronMask(Reparametrisation):
             floor: Lower bound ``mu(l, L)`` of the masks at depth ``l`` of ``L``, Eq. (6); 0 without it.
             skip: Shell patterns of qualified parameter names to leave alone.
             embeddings: Whether every row of an embedding table has a mask too.
+            scales: Whether the scales of layers that normalise each sample by itself (GroupNorm, LayerNorm, RMSNorm,
+                InstanceNorm) have masks too: masks that are alike on the weights before them are divided out again.
 
         Raises:
             NothingTrainable: No site is left, or ``site="norm"`` and the model has no affine BatchNorm.
             UnreachedSite: See `Reparametrisation`.
         """
         self.site = site
-        super().__init__(model, probe, skip=skip, embeddings=embeddings)
+        super().__init__(model, probe, skip=skip, embeddings=embeddings, scales=scales)
         depths = max(s.depth for s in self.sites.values())
         self.floors = {name: floor(s.depth, depths) if floor else 0.0 for name, s in self.sites.items()}
         self._values = {
