@@ -73,7 +73,16 @@ class CleanBudget:
     run: Run
 
     @classmethod
-    def of(cls, model: nn.Module, task: Task, clean: CleanSet, run: Run, max_clean_drop: float) -> CleanBudget:
+    def of(
+        cls,
+        model: nn.Module,
+        task: Task,
+        clean: CleanSet,
+        run: Run,
+        max_clean_drop: float,
+        *,
+        judges: Sequence[CleanSet] | None = None,
+    ) -> CleanBudget:
         """Ask ``model``, as it is now, about the samples that will judge.
 
         Args:
@@ -82,15 +91,18 @@ class CleanBudget:
             clean: The tuning samples, which judge together with the holdout where that has fewer than 20.
             run: With the holdout; gets a notice in that case.
             max_clean_drop: The budget in percentage points.
+            judges: Who judges instead; for methods that tune on no sample, whom all may judge.
 
         Raises:
             BadOption: ``max_clean_drop`` is negative, infinite or NaN.
         """
         check_drop(max_clean_drop)
+        if judges is not None:
+            return cls(judges, _answers(model, judges, task), max_clean_drop, task, run)
         judges = [] if run.holdout is None else [run.holdout]
         held = sum(map(len, judges))
         if held < FEW:
-            judges.append(clean)
+            judges = [*judges, clean]
             run.notice(
                 f"{held} samples are held out, too few to judge by, so the loss of clean accuracy was measured on all "
                 f"{held + len(clean)} clean samples, tuned on or not: it is larger on new ones. Give more samples."
@@ -107,7 +119,7 @@ class CleanBudget:
 
 def strongest_within(
     levels: Iterable[float],
-    apply: Callable[[float], None],
+    apply: Callable[[float], object],
     budget: CleanBudget,
     model: nn.Module,
     *,
