@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,11 +110,12 @@ class CleanBudget:
             )
         return cls(judges, _answers(model, judges, task), max_clean_drop, task, run)
 
-    def judge(self, model: nn.Module, **said: float) -> Verdict:
+    def judge(self, model: nn.Module, *, log: bool = True, **said: float) -> Verdict:
         """Measure ``model`` as it is now, in eval mode, and log it; ``said`` are further scalars of the log's line."""
         drop, error = paired_drop(self.given, _answers(model, self.judges, self.task))
         verdict = Verdict(drop, error, drop <= self.max_clean_drop + error)
-        self.run.log.append({**said, "drop": drop, "standard_error": error, "within": float(verdict.within)})
+        if log:
+            self.run.log.append({**said, "drop": drop, "standard_error": error, "within": float(verdict.within)})
         return verdict
 
 
@@ -143,7 +145,8 @@ def strongest_within(
     chosen, mildest, outside = None, None, 0
     for level in levels:
         apply(level)
-        verdict = budget.judge(model, **{what: level})
+        said: dict[str, Any] = {what: level}
+        verdict = budget.judge(model, **said)
         mildest = verdict if mildest is None else mildest
         chosen, outside = (level, 0) if verdict.within else (chosen, outside + 1)
         if patience is not None and outside >= patience:

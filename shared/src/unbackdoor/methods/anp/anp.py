@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from unbackdoor.budget import CleanBudget, check_drop
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.finetune import finetune
-from unbackdoor.pruning import prune_below, prune_within
+from unbackdoor.pruning import Course, MaskSite, neuron_mask, prune_below, prune_within
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.reparam import FullWeights, NeuronMask
 from unbackdoor.schedule import Schedule
@@ -107,7 +107,7 @@ class ANP(Purifier):
     eps: float = option(0.4, "largest relative perturbation of a neuron's weights and bias")
     noise_steps: int = option(1, "signed steps of the perturbation; 0 for none")
     alpha: float = option(0.2, "share of the loss without perturbation")
-    site: Literal["weight", "norm"] = option("weight", "masks on weights, or on BatchNorm's scale")
+    site: MaskSite = option("auto", "masks on weight, or on BatchNorm's scale (norm); auto: norm if there is any")
     bn: Literal["frozen", "update"] = option("frozen", "BatchNorm with its stored statistics, or in train mode")
     threshold: float | None = option(None, "masks up to this are pruned; none: as many as the budget allows")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that pruning may cost")
@@ -117,12 +117,12 @@ class ANP(Purifier):
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
-        if self.site not in ("weight", "norm") or self.bn not in ("frozen", "update"):
-            raise BadOption(f"site is {self.site!r}, bn {self.bn!r}. Known: weight, norm; frozen, update.")
-        if self.site == "weight" and self.bn == "update":
+        if self.site not in get_args(MaskSite) or self.bn not in ("frozen", "update"):
+            raise BadOption(f"site is {self.site!r}, bn {self.bn!r}. Known: auto, weight, norm; frozen, update.")
+        if self.site != "norm" and self.bn == "update":
             raise BadOption(
-                "site='weight' with bn='update' masks nothing: BatchNorm in train mode divides masks out again. "
-                "Use site='norm', or bn='frozen'."
+                f"site={self.site!r} with bn='update' may mask nothing: BatchNorm in train mode divides masks on "
+                "weights out again. Use site='norm', or bn='frozen'."
             )
         if not self.eps >= 0 or not 0 <= self.alpha <= 1 or self.noise_steps < 0:
             raise BadOption(
@@ -139,7 +139,7 @@ class ANP(Purifier):
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
         budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
-        mask = NeuronMask(model, probe, site=self.site, skip=self.skip.split(), head=False)
+        mask = neuron_mask(model, probe, self.site, self.skip.split())
         noise = NeuronNoise(model, mask)
         run.notices += mask.notices
 
@@ -156,6 +156,7 @@ class ANP(Purifier):
                 with noise.on(*noise.worst(loss, self.eps, self.noise_steps, run.generator)):
                     yield (1 - self.alpha) * loss()
 
+        course = Course(mask)
         with mask:
             for module in model.modules():
                 module.train(self.updates_buffers and isinstance(module, nn.modules.batchnorm._BatchNorm))
@@ -169,13 +170,12 @@ class ANP(Purifier):
                 lr=self.lr,
                 momentum=self.momentum,
                 schedule=self.schedule,
-                after_step=mask.project_,
+                after_step=course,
                 message="tuning masks against perturbed neurons",
             )
             model.eval()
-            scores = {name: value.detach().clone() for name, value in mask.parameters().items()}
             if self.threshold is None:
-                prune_within(mask, scores, budget, model)
+                prune_within(mask, course.scores(), budget, model, below=1.0)
             else:
-                prune_below(mask, scores, self.threshold, budget)
+                prune_below(mask, course.scores(), self.threshold, budget)
             mask.fold_()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from unbackdoor.budget import CleanBudget, check_drop, right_answers
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.finetune import finetune
-from unbackdoor.pruning import prune_below, prune_within
+from unbackdoor.pruning import Course, MaskSite, neuron_mask, prune_below, prune_within
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.reparam import FullWeights, NeuronMask
 from unbackdoor.schedule import Schedule
@@ -53,6 +53,7 @@ class RNP(Purifier):
             "schedule": "constant",
             "unlearn_steps": 80,
             "stop": 0.2,
+            "clip": 20.0,
             "site": "norm",
         },
     }
@@ -65,9 +66,9 @@ class RNP(Purifier):
     unlearn_steps: int = option(200, "steps of gradient ascent at most")
     unlearn_lr: float = option(0.01, "learning rate of the ascent")
     unlearn_decay: float = option(5e-4, "L2 penalty of the ascent")
-    clip: float | None = option(20.0, "largest norm of the ascent's gradient")
+    clip: float | None = option(1.0, "largest norm of the ascent's gradient")
     stop: float | None = option(None, "clean accuracy at which unlearning stops; none: a tenth above chance is left")
-    site: Literal["weight", "norm"] = option("weight", "masks on weights, or on BatchNorm's scale")
+    site: MaskSite = option("auto", "masks on weight, or on BatchNorm's scale (norm); auto: norm if there is any")
     threshold: float | None = option(None, "masks up to this are pruned; none: as many as the budget allows")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that pruning may cost")
     holdout: float = option(0.2, "share of the clean samples that only judges the pruning")
@@ -76,8 +77,8 @@ class RNP(Purifier):
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
-        if self.site not in ("weight", "norm"):
-            raise BadOption(f"no mask site {self.site!r}. Known: weight, norm.")
+        if self.site not in get_args(MaskSite):
+            raise BadOption(f"no mask site {self.site!r}. Known: auto, weight, norm.")
         if self.unlearn_steps < 1 or not 0 < self.unlearn_lr < math.inf:
             raise BadOption(
                 f"unlearn_steps is {self.unlearn_steps}, unlearn_lr {self.unlearn_lr}; both must be above 0."
@@ -92,21 +93,19 @@ class RNP(Purifier):
         skip = self.skip.split()
         with FullWeights(model, skip=skip) as whole:  # on leaving, the given weights come back
             self._unlearn(model, whole, clean, task, run)
-            scores = self._recover(
-                model, NeuronMask(model, probe, site=self.site, skip=skip, head=False), clean, task, run
-            )
-        mask = NeuronMask(model, probe, site=self.site, skip=skip, head=False)
+            scores = self._recover(model, neuron_mask(model, probe, self.site, skip), clean, task, run)
+        mask = neuron_mask(model, probe, self.site, skip)
         run.notices += mask.notices
         with mask:
             model.eval()
             if self.threshold is None:
-                prune_within(mask, scores, budget, model)
+                prune_within(mask, scores, budget, model, below=1.0)
             else:
                 prune_below(mask, scores, self.threshold, budget)
             mask.fold_()
 
     def _unlearn(self, model: nn.Module, whole: FullWeights, clean: CleanSet, task: Task, run: Run) -> None:
-        """Eq. (2) of RNP: ``max L(f(x), y)`` over all weights, pass after pass, until clean samples are forgotten."""
+        """Eq. (2) of RNP: ``max L(f(x), y)`` over all weights, until clean samples are forgotten."""
         stop = self.stop
         if stop is None:
             given = float(right_answers(model, clean, task).double().mean())
@@ -116,39 +115,42 @@ class RNP(Purifier):
             fresh = task.augment(batch, run.generator, mix=self.mixup)
             return -task.loss(task.forward(model, fresh.inputs), fresh.targets)
 
-        each = max(1, len(clean) // self.batch_size)
-        done = 0
-        while done < self.unlearn_steps:
-            finetune(
-                list(whole.parameters().values()),
-                ascent,
-                clean,
-                run,
-                steps=min(each, self.unlearn_steps - done),
-                batch_size=self.batch_size,
-                lr=self.unlearn_lr,
-                momentum=self.momentum,
-                weight_decay=self.unlearn_decay,
-                schedule="constant",
-                clip=self.clip,
-                message="unlearning clean samples",
-            )
-            done += each
+        left = 1.0
+
+        def done() -> bool:
+            nonlocal left
             left = float(right_answers(model, clean, task).double().mean())
-            if left <= stop:
-                return
-        run.notice(
-            f"unlearning ended after {self.unlearn_steps} steps with {left:.0%} of the clean samples still answered "
-            f"rightly, not {stop:.0%}: the recovery says less then. More unlearn_steps or a higher unlearn_lr help."
+            return left <= stop
+
+        finetune(
+            list(whole.parameters().values()),
+            ascent,
+            clean,
+            run,
+            steps=self.unlearn_steps,
+            batch_size=self.batch_size,
+            lr=self.unlearn_lr,
+            momentum=self.momentum,
+            weight_decay=self.unlearn_decay,
+            schedule="constant",
+            clip=self.clip,
+            until=done,
+            message="unlearning clean samples",
         )
+        if left > stop:
+            run.notice(
+                f"unlearning ended after {self.unlearn_steps} steps with {left:.0%} of the clean samples still right, "
+                f"not {stop:.0%}: the recovery says less then. More unlearn_steps or a higher unlearn_lr help."
+            )
 
     def _recover(self, model: nn.Module, mask: NeuronMask, clean: CleanSet, task: Task, run: Run) -> dict[str, Tensor]:
-        """Eq. (3) of RNP: ``min L(f(m W, x), y)`` over masks in [0, 1] of the unlearned weights; returns the masks."""
+        """Eq. (3) of RNP: ``min L(f(m W, x), y)`` over masks of the unlearned weights; returns scores."""
 
         def objective(step: int, batch: Batch) -> Tensor:
             fresh = task.augment(batch, run.generator, mix=self.mixup)
             return task.loss(task.forward(model, fresh.inputs), fresh.targets)
 
+        course = Course(mask)
         with mask:
             model.eval()
             finetune(
@@ -161,10 +163,10 @@ class RNP(Purifier):
                 lr=self.lr,
                 momentum=self.momentum,
                 schedule=self.schedule,
-                after_step=mask.project_,
+                after_step=course,
                 message="recovering by masks",
             )
-            return {name: value.detach().clone() for name, value in mask.parameters().items()}
+            return course.scores()
 
 
 def _chance(strata: Tensor | None) -> float:
