@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -18,7 +18,7 @@ from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption, UnsupportedModel
 from unbackdoor.finetune import finetune
 from unbackdoor.purifier import Purifier, Run, option
-from unbackdoor.reparam import NeuronMask
+from unbackdoor.reparam import FullWeights, NeuronMask
 from unbackdoor.reparam.site import Probe
 from unbackdoor.schedule import Schedule
 from unbackdoor.task import Batch, Task
@@ -33,13 +33,13 @@ class LastLayer:
     addition stands between the convolution that made it and the last layer.
     """
 
-    def __init__(self, model: nn.Module, probe: Probe) -> None:
-        """Find it in the order of execution.
+    def __init__(self, model: nn.Module, probe: Probe, *, skip: Sequence[str] = ()) -> None:
+        """Find it in the order of execution, among the weights whose names fit no pattern of ``skip``.
 
         Raises:
             UnsupportedModel: It is no linear or convolutional layer, or a grouped or transposed one.
         """
-        sites = NeuronMask(model, probe).sites.values()
+        sites = NeuronMask(model, probe, skip=skip).sites.values()
         last = [site for site in sites if site.depth == max(other.depth for other in sites)]
         self.layer, local = last[0].owners[0]
         plain = isinstance(self.layer, nn.Linear) or (
@@ -133,6 +133,7 @@ class FinePruning(Purifier):
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that pruning may cost")
     holdout: float = option(0.2, "share of the clean samples that only judges the pruning")
     mixup: float = option(0.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
+    skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -149,7 +150,8 @@ class FinePruning(Purifier):
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
         budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop)
-        last = LastLayer(model, partial(task.forward, model, clean.samples[slice(0, 2)].inputs))
+        probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
+        last = LastLayer(model, probe, skip=self.skip.split())
         pruned = self._prune(model, last, last.activity(model, clean, task), budget, run)
         for module in model.modules():
             if isinstance(module, _BatchNorm):
@@ -160,7 +162,7 @@ class FinePruning(Purifier):
             return task.loss(task.forward(model, fresh.inputs), fresh.targets)
 
         finetune(
-            [p for p in model.parameters() if p.requires_grad],
+            list(FullWeights(model, skip=self.skip.split()).parameters().values()),
             objective,
             clean,
             run,
