@@ -25,7 +25,7 @@ __all__ = ["ANP", "NeuronNoise"]
 
 
 class NeuronNoise:
-    r"""``(m + delta) W`` and ``(1 + xi) b``: relative perturbations of neurons' weights and biases, Eq. (4) of ANP.
+    r"""``(m + delta) W`` and ``(1 + xi) b``: relative perturbations of neurons' weights and biases.
 
     Biases are those of layers and of normalisations alike; weights are perturbed where ``mask`` has a site.
     """
@@ -50,7 +50,7 @@ class NeuronNoise:
     def worst(
         self, loss: Callable[[], Tensor], eps: float, steps: int, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """``argmax`` of ``loss`` over ``||delta||_inf, ||xi||_inf <= eps``: signed steps from a random start, Eq. (5).
+        """``argmax`` of ``loss`` over ``||delta||_inf, ||xi||_inf <= eps``: signed steps from a random start.
 
         Each step has length ``eps / steps`` and ends within the box.
         """
@@ -144,7 +144,7 @@ class ANP(Purifier):
         run.notices += mask.notices
 
         def objective(step: int, batch: Batch) -> Iterator[Tensor]:
-            """``alpha L(m W, b) + (1 - alpha) max L((m + delta) W, (1 + xi) b)``: Eq. (6) of ANP."""
+            """``alpha L(m W, b) + (1 - alpha) max L((m + delta) W, (1 + xi) b)``: the objective of ANP."""
             fresh = task.augment(batch, run.generator, mix=self.mixup)
 
             def loss() -> Tensor:

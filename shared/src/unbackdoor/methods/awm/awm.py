@@ -91,7 +91,7 @@ class AWM(Purifier):
             delta = self._search(model, space, clean, task, run)
 
             def objective(step: int, batch: Batch) -> Iterator[Tensor]:
-                """Eq. (4) of AWM: ``alpha L(x) + (1 - alpha) L(x + delta) + gamma ||m||_1``."""
+                """The objective of AWM: ``alpha L(x) + (1 - alpha) L(x + delta) + gamma ||m||_1``."""
                 fresh = task.augment(batch, run.generator, mix=self.mixup)
                 if self.alpha > 0:
                     yield self.alpha * task.loss(task.forward(model, fresh.inputs), fresh.targets)
@@ -120,7 +120,7 @@ class AWM(Purifier):
             mask.fold_()
 
     def _search(self, model: nn.Module, space: InputSpace, clean: CleanSet, task: Task, run: Run) -> Tensor:
-        """``argmax L(x + delta)`` over one ``delta`` for all inputs with ``||delta||_1 <= tau``, Eq. (4) of AWM.
+        """``argmax L(x + delta)`` over one ``delta`` for all inputs with ``||delta||_1 <= tau``.
 
         The loss is that of the labels. Shape ``(1, *one input)``; each step is followed by the projection.
         """

@@ -27,7 +27,7 @@ _LEVELS = [i / 4 for i in range(20, 0, -1)]  # u from 5 down to 0.25
 
 @torch.no_grad()
 def channel_lipschitz(site: Site, norm: _BatchNorm | None) -> Tensor:
-    """Upper bound of each channel's Lipschitz constant, Eq. (6) of CLP: float64 of shape ``(neurons,)``.
+    """Upper bound of each channel's Lipschitz constant: float64 of shape ``(neurons,)``.
 
     The spectral norm of a neuron's weights as a matrix (inputs, kernel positions), times ``|gamma| / s`` of the
     BatchNorm that takes its output. A neuron of a linear layer is a matrix of one column: its Euclidean norm.

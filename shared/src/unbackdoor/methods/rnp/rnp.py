@@ -105,7 +105,7 @@ class RNP(Purifier):
             mask.fold_()
 
     def _unlearn(self, model: nn.Module, whole: FullWeights, clean: CleanSet, task: Task, run: Run) -> None:
-        """Eq. (2) of RNP: ``max L(f(x), y)`` over all weights, until clean samples are forgotten."""
+        """Unlearning: ``max L(f(x), y)`` over all weights, until clean samples are forgotten."""
         stop = self.stop
         if stop is None:
             given = float(right_answers(model, clean, task).double().mean())
@@ -144,7 +144,7 @@ class RNP(Purifier):
             )
 
     def _recover(self, model: nn.Module, mask: NeuronMask, clean: CleanSet, task: Task, run: Run) -> dict[str, Tensor]:
-        """Eq. (3) of RNP: ``min L(f(m W, x), y)`` over masks of the unlearned weights; returns scores."""
+        """Recovery: ``min L(f(m W, x), y)`` over masks of the unlearned weights; returns scores."""
 
         def objective(step: int, batch: Batch) -> Tensor:
             fresh = task.augment(batch, run.generator, mix=self.mixup)
