@@ -19,6 +19,7 @@ __all__ = [
     "UnreachedSite",
     "UnsafeCheckpoint",
     "UnsupportedModel",
+    "UnsupportedTask",
 ]
 
 
@@ -40,6 +41,10 @@ class UnknownName(UnbackdoorError, LookupError):
 
 class UnsupportedModel(UnbackdoorError, TypeError):
     """The model is of a kind that cannot be purified (quantised, scripted, sharded, not a module)."""
+
+
+class UnsupportedTask(UnbackdoorError, TypeError):
+    """The task, or the form of these inputs, does not offer what the method needs."""
 
 
 class NonFinite(UnbackdoorError, ArithmeticError):
