@@ -19,7 +19,6 @@ __all__ = [
     "UnreachedSite",
     "UnsafeCheckpoint",
     "UnsupportedModel",
-    "UnsupportedTask",
 ]
 
 
@@ -41,10 +40,6 @@ class UnknownName(UnbackdoorError, LookupError):
 
 class UnsupportedModel(UnbackdoorError, TypeError):
     """The model is of a kind that cannot be purified (quantised, scripted, sharded, not a module)."""
-
-
-class UnsupportedTask(UnbackdoorError, TypeError):
-    """The task, or the form of these inputs, does not offer what the method needs."""
 
 
 class NonFinite(UnbackdoorError, ArithmeticError):

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.data import CleanSet, floats_like
-from unbackdoor.errors import BadData, BadOption, NonFinite, UnsupportedTask
+from unbackdoor.errors import BadData, BadOption, NonFinite
 from unbackdoor.measure import clean_metrics, evaluating, unlikely
 from unbackdoor.model import Signature, check_usable, fast_layout, inner_model, master_precision, materialise
 from unbackdoor.report import Report, versions, weight_hash
 from unbackdoor.task import Task
-from unbackdoor.tree import Tree, first_dim, leaves
+from unbackdoor.tree import first_dim, leaves
 
 __all__ = ["Progress", "Purifier", "Run", "Watch", "option"]
 
@@ -84,8 +84,6 @@ class Purifier(ABC):
 
     name: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    needs: ClassVar[frozenset[str]] = frozenset()
-    """What the task must offer beyond the likelihood: ``"perturb"`` for methods that search in input space."""
 
     @property
     def updates_buffers(self) -> bool:
@@ -141,7 +139,6 @@ class Purifier(ABC):
             watch: Called now and then.
 
         Raises:
-            UnsupportedTask: The task does not offer what the method needs (`needs`).
             UnbackdoorError: The model, the samples or an option cannot be used; the model is then as it was.
         """
         self._check_common()
@@ -205,12 +202,6 @@ class Purifier(ABC):
     def _inspect(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
         """Refuse labels, outputs and inputs that do not fit each other before anything is tuned."""
         first = clean.samples[slice(0, min(len(clean), 32))]
-        missing = {what: why for what in sorted(self.needs) if (why := _lacking(task, first.inputs, what))}
-        if missing:
-            raise UnsupportedTask(
-                f"method {self.name!r} cannot be used here: it needs {', '.join(missing)}, but "
-                f"{'; '.join(missing.values())}. Use a method without this need, or a task that offers it."
-            )
         try:
             with torch.no_grad():
                 outputs = task.predict(model, first.inputs)
@@ -242,18 +233,6 @@ class Purifier(ABC):
                 f"{_DOUBTFUL:.0%}), most of all of {listed}{more} (counted from 0). They were used; look whether they "
                 "are mislabelled or carry a trigger."
             )
-
-
-def _lacking(task: Task, inputs: Tree, what: str) -> str:
-    """Why ``task`` does not offer ``what`` for ``inputs``; empty where it does."""
-    if what != "perturb":
-        raise ValueError(f"a method asks for {what!r}, which no task can offer; known: perturb")
-    try:
-        space = task.perturbable(inputs)
-        task.perturb(inputs, space.new_zeros(1, *space.shape[1:]))
-    except NotImplementedError as error:
-        return str(error)
-    return ""
 
 
 def _shapes(tree: Any) -> str:

@@ -133,24 +133,6 @@ class Task(ABC):
         """
         raise NotImplementedError(f"task {self.name!r} does not say what may be perturbed in its inputs")
 
-    def perturb(self, inputs: Tree, delta: Tensor) -> Tree:
-        """``inputs`` with ``delta`` added to what `perturbable` gives of them, within the range that inputs may have.
-
-        Args:
-            inputs: Fit for `forward`.
-            delta: Of the shape that `perturbable` gives, or of batch size 1 for one perturbation of all samples.
-
-        Returns:
-            Inputs fit for `forward`, through which gradients reach ``delta``.
-
-        Raises:
-            NotImplementedError: See `perturbable`. A task whose inputs are that one tensor needs not override this.
-        """
-        if not isinstance(inputs, Tensor):
-            raise NotImplementedError(f"task {self.name!r} does not say how a perturbation gets back into its inputs")
-        perturbed: Tensor = self.perturbable(inputs) + delta
-        return perturbed
-
     def inspect(self, clean: Batch, outputs: Tree) -> list[str]:
         """Refuse targets that do not fit the outputs; return notices on what looks wrong but is usable.
 

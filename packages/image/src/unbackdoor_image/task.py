@@ -153,12 +153,6 @@ class ImageTask(Task):
         """The pixels as floats in [0, 1]."""
         return as_floats(_images(inputs))
 
-    def perturb(self, inputs: Tree, delta: Tensor) -> Tensor:
-        """The images with ``delta`` added, clamped to [0, 1]; pixels beyond that set the range of their own batch."""
-        images = self.perturbable(inputs)
-        low, high = images.amin().clamp(max=0.0), images.amax().clamp(min=1.0)
-        return torch.minimum(torch.maximum(images + delta, low), high)
-
     def inspect(self, clean: Batch, outputs: Tree) -> list[str]:
         """Refuse labels that do not fit the model; tell of missing classes and of pixels beyond [0, 1].
 
