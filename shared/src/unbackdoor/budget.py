@@ -6,7 +6,7 @@ was tuned on; no trigger, no success rate and no test sample has a part in it.
 
 Methods that use it have the options ``max_clean_drop`` (3.0 points) and ``holdout`` (0.2). Iterative ones have
 ``steps``, ``batch_size`` and ``lr`` as well, and draw every batch through `Task.augment` with ``mix=mixup`` (0.0), as
-``ft`` does. BatchNorm keeps its statistics unless a method's idea needs otherwise, and then ``updates_buffers`` says so.
+``ft`` does. BatchNorm keeps its statistics unless a method's idea needs otherwise; then ``updates_buffers`` says so.
 """
 
 from __future__ import annotations

@@ -11,25 +11,20 @@ from torch import Tensor, nn
 
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
-from unbackdoor.task import Batch, Task
+from unbackdoor.input_space import InputSpace
+from unbackdoor.task import Batch
 
 __all__ = ["Ball", "ascend", "spread", "universal"]
 
 
 @torch.no_grad()
-def spread(task: Task, clean: CleanSet) -> float:
-    """Standard deviation of all values that `Task.perturbable` gives of the clean samples, at least 1e-6.
+def spread(space: InputSpace, clean: CleanSet) -> float:
+    """Standard deviation of all values that may be perturbed in the clean samples, at least 1e-6.
 
     A radius in this unit means the same for pixels in [0, 1], for pixels that were normalised before and for points.
     """
-    count, total, squares = 0, 0.0, 0.0
-    for batch in clean.once(500):
-        values = task.perturbable(batch.inputs).double()
-        count += values.numel()
-        total += float(values.sum())
-        squares += float(values.square().sum())
-    variance = squares / max(count, 1) - (total / max(count, 1)) ** 2
-    return max(variance, 1e-12) ** 0.5
+    values = torch.cat([space.task.perturbable(b.inputs).double().flatten() for b in clean.once(500)])
+    return max(float(values.std(correction=0)), 1e-6)
 
 
 @dataclass(frozen=True)
@@ -54,13 +49,10 @@ class Ball:
             raise BadOption(f"the radius of perturbations is {self.radius}; give a positive number.")
 
     @classmethod
-    def of(cls, task: Task, clean: CleanSet, size: float, norm: Literal["l2", "linf"] = "l2") -> Self:
+    def of(cls, space: InputSpace, clean: CleanSet, size: float, norm: Literal["l2", "linf"] = "l2") -> Self:
         """``size`` standard deviations of the clean inputs: the largest change of a value, or its root mean square."""
-        unit = spread(task, clean)
-        if norm == "linf":
-            return cls(size * unit, norm)
-        values = task.perturbable(clean.samples[slice(0, 1)].inputs)[0].numel()
-        return cls(size * unit * values**0.5, norm)
+        unit = spread(space, clean)
+        return cls(size * unit if norm == "linf" else size * unit * space.zeros().numel() ** 0.5, norm)
 
     def project(self, delta: Tensor) -> Tensor:
         """The nearest point of the ball."""
@@ -104,7 +96,7 @@ def ascend(
 
 def universal(
     model: nn.Module,
-    task: Task,
+    space: InputSpace,
     draw: Callable[[], Batch],
     ball: Ball,
     generator: torch.Generator,
@@ -116,7 +108,7 @@ def universal(
 
     Args:
         model: In eval mode; gets no gradients.
-        task: See `Task.perturb`.
+        space: Puts perturbations into inputs.
         draw: Gives batches.
         ball: Of the perturbation.
         generator: Of the start.
@@ -126,11 +118,10 @@ def universal(
     Returns:
         ``delta`` of batch size 1.
     """
-    space = task.perturbable(draw().inputs)[:1]
-
     def gain(delta: Tensor) -> Tensor:
         batch = draw()
-        loss = task.loss(task.forward(model, task.perturb(batch.inputs, delta)), batch.targets)
+        task = space.task
+        loss = task.loss(task.forward(model, space.add(batch.inputs, delta)), batch.targets)
         return loss - penalty * delta.square().sum()
 
-    return ascend(gain, ball.draw(space, generator), ball, steps=steps)
+    return ascend(gain, ball.draw(space.zeros(), generator), ball, steps=steps)

@@ -16,6 +16,7 @@ from unbackdoor.curvature.per_sample import twice_differentiable
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.finetune import finetune
+from unbackdoor.input_space import InputSpace
 from unbackdoor.perturbation import Ball, universal
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.schedule import Schedule
@@ -33,7 +34,7 @@ class MinMax:
     """
 
     model: nn.Module
-    task: Task
+    space: InputSpace
     run: Run
     draw: Iterator[Batch]
     ball: Ball
@@ -46,13 +47,18 @@ class MinMax:
     solver: Solver = "fixed-point"
     delta: Tensor | None = None
 
+    @property
+    def task(self) -> Task:
+        """The kind of problem."""
+        return self.space.task
+
     def batch(self) -> Batch:
         """A batch for the inner problem, augmented without MixUp."""
         return self.task.augment(next(self.draw), self.run.generator, mix=0)
 
     def inner(self, batch: Batch, delta: Tensor) -> Tensor:
         """``h``, a scalar."""
-        outputs = self.task.forward(self.model, self.task.perturb(batch.inputs, delta))
+        outputs = self.task.forward(self.model, self.space.add(batch.inputs, delta))
         return self.penalty * delta.square().sum() - self.task.loss(outputs, batch.targets)
 
     def __call__(self, step: int, batch: Batch) -> Iterator[Tensor]:
@@ -60,7 +66,7 @@ class MinMax:
         if self.delta is None or step % self.every == 0:
             self.delta = universal(
                 self.model,
-                self.task,
+                self.space,
                 self.batch,
                 self.ball,
                 self.run.generator,
@@ -72,7 +78,7 @@ class MinMax:
             with twice_differentiable(self.model):
                 yield self._implicit(batch[slice(0, count)], count / len(batch))
         fresh = self.task.augment(batch[slice(0, count)], self.run.generator, mix=0)
-        outputs = self.task.forward(self.model, self.task.perturb(fresh.inputs, self.delta))
+        outputs = self.task.forward(self.model, self.space.add(fresh.inputs, self.delta))
         yield self.task.loss(outputs, fresh.targets) * (count / len(batch))
         if count < len(batch):
             clean = self.task.augment(batch[slice(count, None)], self.run.generator, mix=self.mixup)
@@ -83,7 +89,7 @@ class MinMax:
         """The term of the hypergradient that comes from how ``delta*`` moves with the weights."""
         assert self.delta is not None
         delta = self.delta.detach().requires_grad_(True)
-        outputs = self.task.forward(self.model, self.task.perturb(part.inputs, delta))
+        outputs = self.task.forward(self.model, self.space.add(part.inputs, delta))
         (slope,) = torch.autograd.grad(share * self.task.loss(outputs, part.targets), delta)
         inner = partial(self.inner, self.batch())
         solved = adjoint(
@@ -102,7 +108,7 @@ class IBAU(Purifier):
     """I-BAU (Zeng et al., ICLR 2022): adversarial unlearning by the implicit hypergradient."""
 
     name: ClassVar[str] = "i-bau"
-    needs: ClassVar[frozenset[str]] = frozenset({"perturb"})
+    needs: ClassVar[tuple[str, ...]] = ("classes", "perturbable")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "steps": 250,
@@ -155,10 +161,11 @@ class IBAU(Purifier):
             raise BadOption(f"penalty is {self.penalty}; it must be a number of at least 0.")
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        ball = Ball.of(task, clean, self.radius)
+        space = InputSpace.of(task, clean)
+        ball = Ball.of(space, clean, self.radius)
         objective = MinMax(
             model,
-            task,
+            space,
             run,
             clean.batches(self.batch_size, run.generator),
             ball,
