@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unbackdoor.errors import BadOption, UnsupportedModel
 from unbackdoor.tree import leaves
 
-__all__ = ["Depth", "attention", "depths", "recorded"]
+__all__ = ["Depth", "attention", "classifier", "depths", "recorded"]
 
 _CHANNELS_FIRST = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
@@ -90,6 +90,57 @@ def attention(features: Tensor, channels: int, power: float = 2.0) -> Tensor:
     energy = features.abs().pow(power)
     flat = (energy if features.ndim == 2 else energy.sum(channels)).flatten(1)
     return flat / flat.norm(dim=1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny ** 0.5)
+
+
+def classifier(model: nn.Module, probe: Callable[[], Any]) -> tuple[str, nn.Module]:
+    """Name and layer of the last weight matrix in the order of execution: what turns features into answers.
+
+    Args:
+        model: In eval mode.
+        probe: Runs it once.
+
+    Raises:
+        UnsupportedModel: No such layer is reached, it is frozen, or its weight is tied to that of another layer.
+    """
+    last: list[tuple[str, nn.Module]] = []
+
+    def hook_of(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            last[:] = [(name, module)]
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(hook_of(name))
+        for name, module in model.named_modules()
+        if _matrix(module) is not None and not isinstance(module, nn.Embedding)
+    ]
+    try:
+        with torch.no_grad():
+            probe()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    kind = type(model).__name__
+    if not last:
+        raise UnsupportedModel(f"{kind} has no layer with a weight matrix that a forward pass reaches.")
+    name, layer = last[0]
+    weight = _matrix(layer)
+    assert weight is not None
+    names = [n for n, p in model.named_parameters(remove_duplicate=False) if p is weight]
+    if len(names) > 1:
+        raise UnsupportedModel(
+            f"the weight of {kind}'s last layer is tied ({', '.join(names)}), so it cannot be made anew without "
+            "destroying the other; untie them first, or use a method that has no need of it, such as nft or ft-sam."
+        )
+    if not weight.requires_grad:
+        raise UnsupportedModel(f"{name}.weight, {kind}'s last layer, has requires_grad=False; set it to True.")
+    return name, layer
+
+
+def _matrix(module: nn.Module) -> nn.Parameter | None:
+    weight = module._parameters.get("weight")
+    return weight if weight is not None and weight.ndim >= 2 else None
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
-from unbackdoor.purifier import Run
 from unbackdoor.task import Task
 
 __all__ = ["check_norm_mode", "reestimate_norms", "train_norms", "untracked"]
@@ -47,14 +46,16 @@ def untracked(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def reestimate_norms(model: nn.Module, task: Task, clean: CleanSet, run: Run, *, batch_size: int, passes: int) -> None:
+def reestimate_norms(
+    model: nn.Module, task: Task, clean: CleanSet, generator: torch.Generator, *, batch_size: int, passes: int
+) -> None:
     """Running statistics of the weights as they are now: the plain mean over all batches, nothing of the old ones.
 
     Args:
         model: In eval mode, and again afterwards.
         task: Forward pass and augmentation, without MixUp.
         clean: Every sample enters ``passes`` times.
-        run: Its generator draws augmentation and order.
+        generator: Draws augmentation and order.
         batch_size: Samples a batch; sets smaller than that make one batch.
         passes: Over the clean samples.
     """
@@ -63,14 +64,14 @@ def reestimate_norms(model: nn.Module, task: Task, clean: CleanSet, run: Run, *,
         return
     given = [norm.momentum for norm in norms]
     size = max(2, min(batch_size, len(clean)))
-    batches = clean.batches(size, run.generator)
+    batches = clean.batches(size, generator)
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative: the mean over all batches since the reset
         norm.train()
     try:
         for _ in range(max(1, passes * len(clean) // size)):
-            task.forward(model, task.augment(next(batches), run.generator, mix=0).inputs)
+            task.forward(model, task.augment(next(batches), generator, mix=0).inputs)
     finally:
         for norm, momentum in zip(norms, given, strict=True):
             norm.momentum = momentum

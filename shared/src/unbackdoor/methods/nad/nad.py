@@ -94,7 +94,7 @@ class NAD(Purifier):
     teacher_steps: int = option(200, "optimiser steps that make the teacher out of a copy")
     steps: int = option(200, "optimiser steps of the distillation")
     batch_size: int = option(64, "samples a step")
-    lr: float = option(0.05, "peak learning rate of SGD, of teacher and student")
+    lr: float = option(0.1, "peak learning rate of SGD, of teacher and student")
     momentum: float = option(0.9, "momentum of SGD")
     weight_decay: float = option(5e-4, "L2 penalty of SGD")
     clip: float | None = option(1.0, "largest norm of the whole gradient; None for no limit")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unbackdoor.budget import CleanBudget, last_within
 from unbackdoor.curvature.sharpness import SharpnessAware
 from unbackdoor.data import CleanSet
-from unbackdoor.errors import BadOption, NonFinite, NothingTrainable
+from unbackdoor.errors import BadOption, NonFinite
 from unbackdoor.finetune import finetune
 from unbackdoor.norms import check_norm_mode, train_norms
 from unbackdoor.purifier import Purifier, Run, option
@@ -51,14 +51,13 @@ class SAM(Purifier):
     weight_decay: float = option(5e-4, "L2 penalty of SGD")
     clip: float | None = option(1.0, "largest norm of the whole gradient; None for no limit")
     schedule: Schedule = option("one-cycle", "learning rate over the run: one-cycle, cosine, step or constant")
-    radius: float = option(0.1, "rho: length of the ascent step in weight space; 0 is plain fine-tuning")
+    radius: float = option(0.5, "rho: length of the ascent step in weight space; 0 is plain fine-tuning")
     adaptive: bool = option(False, "measure the ascent in units of each weight's size")
     rounds: int = option(5, "rounds in which rho rises to `radius`; the last one within the budget stands")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that the rounds may cost")
     holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
     bn: Literal["update", "frozen"] = option("frozen", "BatchNorm in train mode, or with its stored statistics")
     mixup: float = option(0.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
-    skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -72,10 +71,8 @@ class SAM(Purifier):
         return self.bn == "update"
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        weights = FullWeights(model, skip=self.skip.split())
+        weights = FullWeights(model)
         tuned = list(weights.parameters().values())
-        if not tuned:
-            raise NothingTrainable(f"skip is {self.skip!r}, which leaves {self.name} no weight to tune; name fewer.")
 
         def advance(turn: int) -> None:
             radius = self.radius * turn / self.rounds
