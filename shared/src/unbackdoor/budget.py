@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,16 @@ class CleanBudget:
     run: Run
 
     @classmethod
-    def of(cls, model: nn.Module, task: Task, clean: CleanSet, run: Run, max_clean_drop: float) -> CleanBudget:
+    def of(
+        cls,
+        model: nn.Module,
+        task: Task,
+        clean: CleanSet,
+        run: Run,
+        max_clean_drop: float,
+        *,
+        judges: Sequence[CleanSet] | None = None,
+    ) -> CleanBudget:
         """Ask ``model``, as it is now, about the samples that will judge.
 
         Args:
@@ -82,32 +92,36 @@ class CleanBudget:
             clean: The tuning samples, which judge together with the holdout where that has fewer than 20.
             run: With the holdout; gets a notice in that case.
             max_clean_drop: The budget in percentage points.
+            judges: Who judges instead; for methods that tune on no sample, whom all may judge.
 
         Raises:
             BadOption: ``max_clean_drop`` is negative, infinite or NaN.
         """
         check_drop(max_clean_drop)
+        if judges is not None:
+            return cls(judges, _answers(model, judges, task), max_clean_drop, task, run)
         judges = [] if run.holdout is None else [run.holdout]
         held = sum(map(len, judges))
         if held < FEW:
-            judges.append(clean)
+            judges = [*judges, clean]
             run.notice(
                 f"{held} samples are held out, too few to judge by, so the loss of clean accuracy was measured on all "
                 f"{held + len(clean)} clean samples, tuned on or not: it is larger on new ones. Give more samples."
             )
         return cls(judges, _answers(model, judges, task), max_clean_drop, task, run)
 
-    def judge(self, model: nn.Module, **said: float) -> Verdict:
+    def judge(self, model: nn.Module, *, log: bool = True, **said: float) -> Verdict:
         """Measure ``model`` as it is now, in eval mode, and log it; ``said`` are further scalars of the log's line."""
         drop, error = paired_drop(self.given, _answers(model, self.judges, self.task))
         verdict = Verdict(drop, error, drop <= self.max_clean_drop + error)
-        self.run.log.append({**said, "drop": drop, "standard_error": error, "within": float(verdict.within)})
+        if log:
+            self.run.log.append({**said, "drop": drop, "standard_error": error, "within": float(verdict.within)})
         return verdict
 
 
 def strongest_within(
     levels: Iterable[float],
-    apply: Callable[[float], None],
+    apply: Callable[[float], object],
     budget: CleanBudget,
     model: nn.Module,
     *,
@@ -131,7 +145,8 @@ def strongest_within(
     chosen, mildest, outside = None, None, 0
     for level in levels:
         apply(level)
-        verdict = budget.judge(model, **{what: level})
+        said: dict[str, Any] = {what: level}
+        verdict = budget.judge(model, **said)
         mildest = verdict if mildest is None else mildest
         chosen, outside = (level, 0) if verdict.within else (chosen, outside + 1)
         if patience is not None and outside >= patience:

@@ -87,6 +87,8 @@ class Purifier(ABC):
     needs: ClassVar[tuple[str, ...]] = ("classes",)
     """Capabilities: ``"classes"`` where it tunes on labels, of which there must be several; ``"perturbable"`` where it
     searches in input space, so that `Task.perturbable` must give floats."""
+    discrete: ClassVar[bool] = False
+    """Whether the result is one of few (which neurons are pruned), so that two seeds may give the same weights."""
 
     @property
     def updates_buffers(self) -> bool:
