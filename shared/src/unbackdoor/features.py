@@ -79,8 +79,8 @@ def attention(features: Tensor, channels: int, power: float = 2.0) -> Tensor:
     r"""``A(F) = sum_c |F_c|^p``, scaled to ``||A||_2 = 1`` for each sample: Eq. (1) and the normalisation of NAD.
 
     Args:
-        features: ``(batch, channels, ...)`` or ``(batch, ..., channels)``; a plain vector ``(batch, channels)`` keeps its
-            entries, as its sum would be the constant 1.
+        features: ``(batch, channels, ...)`` or ``(batch, ..., channels)``; a plain vector ``(batch, channels)`` keeps
+            its entries, as its sum would be the constant 1.
         channels: Which dimension.
         power: ``p``.
 

@@ -78,9 +78,7 @@ class Ball:
         return 0.5 * self.radius * self.steepest(noise)
 
 
-def ascend(
-    gain: Callable[[Tensor], Tensor], start: Tensor, ball: Ball, *, steps: int, reach: float = 2.5
-) -> Tensor:
+def ascend(gain: Callable[[Tensor], Tensor], start: Tensor, ball: Ball, *, steps: int, reach: float = 2.5) -> Tensor:
     """Projected gradient ascent of ``gain(delta)``, a scalar, in ``steps`` equal steps of ``reach * radius / steps``.
 
     Weights get no gradients from it.
@@ -118,6 +116,7 @@ def universal(
     Returns:
         ``delta`` of batch size 1.
     """
+
     def gain(delta: Tensor) -> Tensor:
         batch = draw()
         task = space.task

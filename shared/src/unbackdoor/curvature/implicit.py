@@ -22,8 +22,8 @@ def conjugate_gradients(
 ) -> Tensor:
     r"""``q`` with ``A q = b`` for a symmetric ``A``, known by its products alone.
 
-    It stops early where ``||A q - b|| <= tolerance ||b||``, or where a direction of no positive curvature comes up: ``A``
-    is then not positive definite, and the solution so far is the one within the subspace where it is.
+    It stops early where ``||A q - b|| <= tolerance ||b||``, or where a direction of no positive curvature comes up:
+    ``A`` is then not positive definite, and the solution so far is the one within the subspace where it is.
 
     Args:
         product: ``v -> A v``.
@@ -105,14 +105,15 @@ def adjoint(
     solver: Solver = "conjugate-gradients",
     step: float = 0.1,
 ) -> Adjoint:
-    r"""What the implicit function theorem needs of an inner problem ``delta* = argmin_{||delta|| <= r} h(delta, theta)``.
+    r"""What the implicit function theorem needs of ``delta* = argmin_{||delta|| <= r} h(delta, theta)``.
 
     With ``L(delta*(theta), theta)`` the outer loss,
 
-        dL / dtheta = partial L / partial theta - (d^2 h / d theta d delta) q,   (P (H + lambda I) P) q = P partial L / partial delta
+        dL / dtheta = partial L / partial theta - (d^2 h / d theta d delta) q
+        (P (H + lambda I) P) q = P partial L / partial delta
 
-    with ``H`` the Hessian of ``h`` by ``delta``. Inside the ball ``P = I`` and ``lambda = 0`` (Eq. (4) of I-BAU). On its
-    surface ``delta*`` can only slide along it: ``P`` projects onto the tangent plane, and ``lambda`` is the multiplier
+    with ``H`` the Hessian of ``h`` by ``delta``. Inside the ball ``P = I`` and ``lambda = 0`` (Eq. (4) of I-BAU).
+    On its surface ``delta*`` can only slide along it: ``P`` projects onto the tangent plane, ``lambda`` is the multiplier
     ``-<dh / d delta, delta> / r^2``.
 
     Args:

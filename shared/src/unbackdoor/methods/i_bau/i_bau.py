@@ -29,8 +29,8 @@ __all__ = ["IBAU", "MinMax"]
 class MinMax:
     r"""``min_theta L(delta*(theta), theta)`` with ``delta* = argmin_{||delta|| <= r} h(delta, theta)``.
 
-    ``h = -L(f_theta(x + delta), y) + c ||delta||^2`` on a batch of its own; the outer loss has ``delta`` on a portion of
-    its batch, at least one sample, and the rest clean: Eq. (1), (2) of I-BAU and the form of its public code.
+    ``h = -L(f_theta(x + delta), y) + c ||delta||^2`` on a batch of its own; the outer loss has ``delta`` on a portion
+    of its batch, at least one sample, and the rest clean: Eq. (1), (2) of I-BAU and the form of its public code.
     """
 
     model: nn.Module

@@ -138,7 +138,7 @@ class MCR(Purifier):
         curve = Curve(first, bend, last)
 
         def on_curve(step: int, batch: Batch) -> Tensor:
-            """``E_t L(phi(t))``, Eq. (3) of MCR, at one ``t ~ U(0, 1)`` a step; BatchNorm has the batch's statistics."""
+            """``E_t L(phi(t))``, Eq. (3) of MCR, at one ``t ~ U(0, 1)`` a step, with the batch's own statistics."""
             t = float(torch.rand((), generator=run.generator, device=run.generator.device))
             with weights.substituted(curve.at(t)), untracked(model):
                 return loss(batch)

@@ -53,9 +53,9 @@ class Distillation:
     def __call__(self, step: int, batch: Batch) -> Tensor:
         """The loss on a batch as drawn from the clean set, a scalar."""
         fresh = self.task.augment(batch, self.run.generator, mix=self.mixup)
-        with torch.no_grad(), self.weights.substituted(self.teacher), untracked(self.model):
-            with recorded(self.model, self.places) as taught:
-                self.task.forward(self.model, fresh.inputs)
+        teaching = self.weights.substituted(self.teacher)
+        with torch.no_grad(), teaching, untracked(self.model), recorded(self.model, self.places) as taught:
+            self.task.forward(self.model, fresh.inputs)
         with recorded(self.model, self.places) as own:
             outputs = self.task.forward(self.model, fresh.inputs)
         loss = self.task.loss(outputs, fresh.targets)

@@ -78,7 +78,9 @@ class SAM(Purifier):
             radius = self.radius * turn / self.rounds
             before = [value.detach().clone() for value in tuned]
             try:
-                self._descend(tuned, SharpnessAware(model, weights, task, run, radius, self.adaptive, self.mixup), clean)
+                self._descend(
+                    tuned, SharpnessAware(model, weights, task, run, radius, self.adaptive, self.mixup), clean
+                )
             except NonFinite:
                 if turn == 1:
                     raise

@@ -70,9 +70,7 @@ def zero_masks(changes: list[Tensor], neurons: float, weights: float) -> list[Te
     chosen = torch.zeros(len(ranks), dtype=torch.bool, device=ranks.device)
     chosen[ranks[: max(1, round(neurons * len(ranks)))]] = True
     rows = chosen.split([change.shape[0] * change.shape[1] for change in changes])
-    candidates = [
-        mine.view(*change.shape[:2], 1).expand_as(change) for mine, change in zip(rows, changes, strict=True)
-    ]
+    candidates = [mine.view(*change.shape[:2], 1).expand_as(change) for mine, change in zip(rows, changes, strict=True)]
     flat = torch.cat([c.flatten() for c in candidates])
     values = torch.cat([change.flatten() for change in changes]).masked_fill(~flat, -1.0)
     order = values.argsort(descending=True, stable=True)
@@ -206,7 +204,9 @@ class TSBD(Purifier):
             done += each
         if done >= self.unlearn_steps:
             run.notice(f"clean samples were not unlearned within {self.unlearn_steps} steps; raise unlearn_lr.")
-        changes = [(site.layout.to_matrix(site.weight).detach() - old).abs() for site, old in zip(sites, before, strict=True)]
+        changes = [
+            (site.layout.to_matrix(site.weight).detach() - old).abs() for site, old in zip(sites, before, strict=True)
+        ]
         _restore(tuned, given)
         return changes
 
