@@ -113,8 +113,8 @@ def adjoint(
         (P (H + lambda I) P) q = P partial L / partial delta
 
     with ``H`` the Hessian of ``h`` by ``delta``. Inside the ball ``P = I`` and ``lambda = 0`` (Eq. (4) of I-BAU).
-    On its surface ``delta*`` can only slide along it: ``P`` projects onto the tangent plane, ``lambda`` is the multiplier
-    ``-<dh / d delta, delta> / r^2``.
+    On its surface ``delta*`` can only slide along it: ``P`` projects onto the tangent plane, ``lambda`` is
+    the multiplier ``-<dh / d delta, delta> / r^2``.
 
     Args:
         inner: ``h`` as a function of ``delta`` at the present weights: a scalar with a second derivative.
