@@ -34,5 +34,5 @@ class FTSAM(SAM):
         },
     }
 
-    radius: float = option(1.0, "rho: length of the ascent step in units of the weights' sizes; 0: plain fine-tuning")
+    radius: float = option(2.0, "rho: length of the ascent step in units of the weights' sizes; 0: plain fine-tuning")
     adaptive: bool = option(True, "measure the ascent in units of each weight's size; off gives plain SAM")
