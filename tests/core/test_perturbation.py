@@ -29,7 +29,9 @@ def test_steepest_direction_by_hand():
 def test_ascent_ends_where_a_linear_function_is_largest_in_the_ball():
     slope = torch.tensor([[1.0, 2.0, -2.0]], dtype=torch.float64)
     for ball, best in ((Ball(0.6), 0.2 * slope), (Ball(0.5, "linf"), 0.5 * slope.sign())):
-        found = ascend(lambda d: (d * slope).sum(), ball.draw(slope, torch.Generator().manual_seed(0)), ball, steps=40)
+        found = ascend(
+            lambda d: (d * slope).sum(), ball.draw(slope, torch.Generator().manual_seed(0)), ball, steps=40, reach=8
+        )
         assert_close(found, best, rtol=0, atol=0.02)
 
 
@@ -46,7 +48,9 @@ def test_universal_perturbation_of_a_linear_model_points_along_its_weights():
     ball = Ball(0.3)
     generator = torch.Generator().manual_seed(0)
     found = universal(model, space, lambda: clean.samples[slice(2, 20)], ball, generator, steps=30)
-    assert_close(found, torch.tensor([[-0.3, 0.3, 0.0, 0.0]]) / 2**0.5, rtol=0, atol=0.02)
+    best = torch.tensor([[-0.3, 0.3, 0.0, 0.0]]) / 2**0.5
+    assert float(found.norm()) == pytest.approx(0.3)
+    assert float((found * best).sum()) > 0.98 * 0.3**2
     assert all(p.grad is None for p in model.parameters())
 
 

@@ -55,8 +55,8 @@ def depths(model: nn.Module, probe: Callable[[], Any], count: int) -> list[Depth
     if count < 1:
         raise BadOption(f"points is {count}; attention must be compared at one depth at least.")
     found = _outputs(model, probe)
-    maps = [depth for depth in found if len(depth.shape) >= 2]
-    chain = maps or found
+    maps = [depth for depth in found if len(depth.shape) >= 2 and _positions(depth) > 1]
+    chain = maps or [depth for depth in found if len(depth.shape) == 1]
     if not chain:
         raise UnsupportedModel(
             f"no module inside {type(model).__name__} gives a float tensor with the batch in dimension 0, so there are "
@@ -68,7 +68,7 @@ def depths(model: nn.Module, probe: Callable[[], Any], count: int) -> list[Depth
         if after is None or _positions(after) != _positions(depth)
     ]
     last: dict[object, Depth] = {_positions(depth): depth for depth in ends}  # a resolution may come back (U-nets)
-    stages = [depth for depth in ends if last[_positions(depth)] is depth and not (maps and _positions(depth) == 1)]
+    stages = [depth for depth in ends if last[_positions(depth)] is depth]
     if len(stages) >= count:
         return stages[-count:]
     picks = sorted({round((i + 1) * len(chain) / count) - 1 for i in range(count)})
@@ -189,6 +189,9 @@ def _outputs(model: nn.Module, probe: Callable[[], Any]) -> list[Depth]:
             tensors = leaves(output)
             if id(module) in shared or not tensors or not tensors[0].is_floating_point() or tensors[0].ndim < 2:
                 return
+            given = leaves(args)
+            if not any(True for _ in module.parameters()) and (not given or given[0].shape != tensors[0].shape):
+                return  # reshapes, transposes, pools: what was a channel may be one no longer
             first_dims.append(tensors[0].shape[0])
             met.pop(name, None)
             channels = state["channels"] if tensors[0].ndim > 2 else -1

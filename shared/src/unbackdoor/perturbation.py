@@ -79,13 +79,13 @@ class Ball:
 
 
 def ascend(gain: Callable[[Tensor], Tensor], start: Tensor, ball: Ball, *, steps: int, reach: float = 2.5) -> Tensor:
-    """Projected gradient ascent of ``gain(delta)``, a scalar, in ``steps`` equal steps of ``reach * radius / steps``.
+    """Projected gradient ascent of ``gain(delta)``, a scalar, in ``steps`` steps of ``reach * radius`` together.
 
-    Weights get no gradients from it.
+    Steps shrink evenly towards 0, so that the end is a maximum and not a swing about it. Weights get no gradients.
     """
     delta = ball.project(start.detach())
-    size = reach * ball.radius / max(steps, 1)
-    for _ in range(steps):
+    for k in range(steps):
+        size = 2 * reach * ball.radius * (steps - k) / (steps * (steps + 1))
         delta.requires_grad_(True)
         (slope,) = torch.autograd.grad(gain(delta), delta)
         delta = ball.project(delta.detach() + size * ball.steepest(slope))

@@ -44,7 +44,7 @@ def objective(model, batch, delta, solver):
     run = Run(torch.Generator().manual_seed(0), torch.device("cpu"), model)
     made = MinMax(
         model, space, run, iter(lambda: batch, None), Ball(float(delta.norm()) * 10), every=100, ascent_steps=1,
-        solver_steps=200, portion=1.0, penalty=5.0, mixup=0.0, solver=solver,
+        solver_steps=200, portion=1.0, penalty=1.0, mixup=0.0, solver=solver,
     )  # fmt: skip
     made.delta = delta
     return made
@@ -90,7 +90,7 @@ def test_gradient_of_the_objective_is_that_of_the_bilevel_problem():
         with torch.no_grad():
             next(moved.parameters()).view(-1)[place] += sign * 1e-5
         best = solved(moved, batch, delta)
-        values.append(float(TASK.loss(moved(batch.inputs + best), batch.targets)))
+        values.append(float(TASK.loss(moved(made.space.add(batch.inputs, best)), batch.targets).detach()))
     assert float(total[0].view(-1)[place]) == pytest.approx((values[0] - values[1]) / 2e-5, abs=1e-6)
 
 

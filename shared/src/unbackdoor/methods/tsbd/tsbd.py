@@ -186,8 +186,11 @@ class TSBD(Purifier):
             fresh = task.augment(batch, run.generator, mix=0)
             return -task.loss(task.forward(model, fresh.inputs), fresh.targets)
 
+        def known() -> bool:
+            return float(right_answers(model, clean, task).double().mean()) > goal
+
         each, done = min(10, self.unlearn_steps), 0
-        while done < self.unlearn_steps and float(right_answers(model, clean, task).double().mean()) >= goal:
+        while done < self.unlearn_steps and known():
             finetune(
                 tuned,
                 objective,
@@ -202,7 +205,7 @@ class TSBD(Purifier):
                 message="unlearning clean samples",
             )
             done += each
-        if done >= self.unlearn_steps:
+        if known():
             run.notice(f"clean samples were not unlearned within {self.unlearn_steps} steps; raise unlearn_lr.")
         changes = [
             (site.layout.to_matrix(site.weight).detach() - old).abs() for site, old in zip(sites, before, strict=True)
