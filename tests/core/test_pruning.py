@@ -40,8 +40,19 @@ def setting(run, scores):
     return model, mask, {"0.weight": torch.tensor(scores)}, CleanBudget.of(model, TASK, clean, run, 3.0)
 
 
-def test_neurons_are_pruned_from_the_lowest_score_up_and_one_that_is_needed_stays(run):
+def test_the_largest_threshold_within_the_budget_prunes(run):
     model, mask, scores, budget = setting(run, [0.25, 0.9, 0.1, 0.3, 0.2, 1.0])
+    given = model[0].weight.detach().clone()
+    with mask:
+        assert prune_within(mask, scores, budget, model, below=1.0) == 2
+        mask.fold_()
+    kept = torch.tensor([True, True, False, True, False, True])  # the next one, neuron 0, is needed
+    assert_close(model[0].weight.detach(), given * kept.unsqueeze(1), rtol=0, atol=0)
+    assert run.notices[-1] == "pruned 2 of 6 neurons, those of scores up to 0.2."
+
+
+def test_a_needed_neuron_of_the_lowest_score_stays_and_the_next_are_tried_one_by_one(run):
+    model, mask, scores, budget = setting(run, [0.1, 0.9, 0.25, 0.3, 0.2, 1.0])
     given = model[0].weight.detach().clone()
     with mask:
         assert prune_within(mask, scores, budget, model, below=1.0) == 4
@@ -63,11 +74,12 @@ def test_pruning_ends_after_so_many_neurons_that_had_to_stay(run):
 
 
 def test_what_was_pruned_before_counts_against_the_budget(run):
-    """Each of two neurons can go alone, but not both: the first in the order goes."""
-    model, mask, scores, budget = setting(run, [0.2, 0.1, 1.0, 1.0, 1.0, 1.0])
+    """The first class needs 5 of 4 + 2 + 2: neuron 0 cannot go, and of neurons 1 and 2 either can, but not both."""
+    model, mask, scores, budget = setting(run, [0.1, 0.2, 0.3, 1.0, 1.0, 1.0])
     with torch.no_grad():
-        model[0].weight[1] = model[0].weight[0]
-        model[1].weight[0, 1] = 5.0
+        model[0].weight[1:3] = model[0].weight[0]
+        model[1].weight[0, :3] = torch.tensor([4.0, 2.0, 2.0])
+        model[1].bias[1] = 5.0
     with mask:
         assert prune_within(mask, scores, budget, model, below=1.0) == 1
         mask.fold_()

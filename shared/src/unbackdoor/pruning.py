@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from unbackdoor.budget import CleanBudget
+from unbackdoor.budget import CleanBudget, strongest_within
 from unbackdoor.reparam import NeuronMask
 from unbackdoor.reparam.site import Probe
 
@@ -18,6 +18,8 @@ __all__ = ["Course", "MaskSite", "neuron_mask", "prune_below", "prune_within"]
 
 MaskSite = Literal["auto", "weight", "norm"]
 
+_SHARES = (*(i / 200 for i in range(1, 21)), *(i / 100 for i in range(11, 91)))  # of all neurons, each one a level
+_PATIENCE = 10
 _TIE = 1e-6
 
 
@@ -72,10 +74,11 @@ def prune_within(
     below: float = math.inf,
     patience: int = 20,
 ) -> int:
-    """Set masks to 0 and all others to 1: neuron after neuron from the lowest score up, as far as the budget goes.
+    """Set the masks of the lowest scores to 0 and all others to 1, as far as the budget goes.
 
-    A neuron that the budget cannot pay for, with all that were pruned before it, stays; the next one is tried. So one
-    neuron that clean samples need does not end the pruning, as it would with a threshold.
+    First by a threshold, the largest that is within the budget. Where none is, since a neuron that clean samples need
+    has one of the lowest scores, neuron after neuron from the lowest up: one that the budget cannot pay for, with all
+    that were pruned before it, stays, and the next is tried.
 
     Args:
         mask: Attached to ``model``.
@@ -83,14 +86,39 @@ def prune_within(
         budget: Judges every neuron by one pass over its samples.
         model: The attached model.
         below: Neurons of this score or more are never pruned: a mask that is still 1 says nothing against its neuron.
-        patience: Ends after so many neurons, one after another, that had to stay.
+        patience: Neuron by neuron, ends after so many, one after another, that had to stay.
 
     Returns:
         How many neurons were pruned; a notice says it too.
     """
+    flat = torch.cat([score.flatten().double() for score in scores.values()])
+    ranked = flat.sort().values
+    places = [math.ceil(share * len(ranked)) - 1 for share in _SHARES]
+    levels = [level for level in dict.fromkeys(float(ranked[i]) for i in places) if level < below]
+
+    def apply(threshold: float) -> None:
+        for name, value in mask.parameters().items():
+            value.copy_(scores[name].double() > threshold)
+
+    chosen = strongest_within(levels, apply, budget, model, what="threshold", patience=_PATIENCE)
+    if chosen is None:
+        return _one_by_one(mask, scores, budget, model, flat, below, patience)
+    pruned = int((flat <= chosen).sum())
+    budget.run.notice(f"pruned {pruned} of {len(flat)} neurons, those of scores up to {chosen:.4g}.")
+    return pruned
+
+
+def _one_by_one(
+    mask: NeuronMask,
+    scores: Mapping[str, Tensor],
+    budget: CleanBudget,
+    model: nn.Module,
+    flat: Tensor,
+    below: float,
+    patience: int,
+) -> int:
     values = mask.parameters()
     places = [(name, i) for name, score in scores.items() for i in range(len(score))]
-    flat = torch.cat([score.flatten().double() for score in scores.values()])
     order = [int(i) for i in flat.argsort(stable=True) if float(flat[i]) < below]
     for value in values.values():
         value.fill_(1.0)
