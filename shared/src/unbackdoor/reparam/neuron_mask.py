@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unbackdoor.errors import NothingTrainable
@@ -78,9 +79,14 @@ class NeuronMask(Reparametrisation):
         return site.layout.scale_rows(site.weight, value)
 
     def engine(self, site: Site, layer: nn.Module) -> type:
-        """Scale the output of plain linear and convolutional layers: no gradient of ``W`` is ever computed."""
+        """Scale the output of plain linear and convolutional layers: no gradient of ``W`` is ever computed.
+
+        A convolution with few inputs a neuron is the exception: there that gradient costs less than a pass over the
+        outputs, and these need not be kept.
+        """
         plain = type(layer) in _PLAIN and self.site == "weight"
-        return ScaledOutput if plain else SubstitutedForward
+        narrow = site.weight.ndim > 2 and site.layout.to_matrix(site.weight).shape[2] <= _NARROW
+        return ScaledOutput if plain and not narrow else SubstitutedForward
 
     def distance(self) -> Tensor:
         """``||M_0 - M||_1 = sum |1 - m|``, a scalar: the regulariser of Eq. (9)."""
@@ -126,6 +132,7 @@ class NeuronMask(Reparametrisation):
         return affine  # type: ignore[return-value]
 
 
+_NARROW = 128
 _PLAIN = {
     nn.Linear,
     nn.Conv1d,
@@ -147,6 +154,9 @@ class ScaledOutput:
         bias = self._parameters["bias"]  # type: ignore[attr-defined]
         with substituted(self, {"bias": None}):  # type: ignore[arg-type]
             out: Tensor = super().forward(*args, **kwargs)  # type: ignore[misc]
-        trailing = [1] * (attachment.only.weight.ndim - 2)
-        scaled = mask.view(-1, *trailing)
-        return out * scaled if bias is None else torch.addcmul(bias.view(-1, *trailing), out, scaled)
+        weight = attachment.only.weight
+        if out.ndim == weight.ndim > 2:  # BatchNorm's kernel with mean 0 and variance 1: no temporary for m's gradient
+            mean, variance = torch.zeros_like(mask), torch.ones_like(mask)
+            return functional.batch_norm(out, mean, variance, mask, bias, training=False, eps=0.0)
+        scaled = mask.view(-1, *[1] * (weight.ndim - 2))
+        return out * scaled if bias is None else torch.addcmul(bias.view(scaled.shape), out, scaled)
