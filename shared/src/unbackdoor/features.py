@@ -89,7 +89,8 @@ def attention(features: Tensor, channels: int, power: float = 2.0) -> Tensor:
     """
     energy = features.abs().pow(power)
     flat = (energy if features.ndim == 2 else energy.sum(channels)).flatten(1)
-    return flat / flat.norm(dim=1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny ** 0.5)
+    scaled: Tensor = flat / flat.norm(dim=1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny ** 0.5)
+    return scaled
 
 
 def classifier(model: nn.Module, probe: Callable[[], Any]) -> tuple[str, nn.Module]:

@@ -58,16 +58,18 @@ class Ball:
         """The nearest point of the ball."""
         if self.norm == "linf":
             return delta.clamp(-self.radius, self.radius)
-        length = delta.flatten(1).norm(dim=1)
-        factor = (self.radius / length.clamp(min=torch.finfo(delta.dtype).tiny)).clamp(max=1.0)
-        return delta * factor.view(-1, *[1] * (delta.ndim - 1))
+        length: Tensor = delta.flatten(1).norm(dim=1)
+        factor: Tensor = (self.radius / length.clamp(min=torch.finfo(delta.dtype).tiny)).clamp(max=1.0)
+        projected: Tensor = delta * factor.view(-1, *[1] * (delta.ndim - 1))
+        return projected
 
     def steepest(self, slope: Tensor) -> Tensor:
         """The direction of norm 1 along which a linear function of that slope grows fastest; 0 where it is flat."""
         if self.norm == "linf":
             return slope.sign()
         length = slope.flatten(1).norm(dim=1).clamp(min=torch.finfo(slope.dtype).tiny)
-        return slope / length.view(-1, *[1] * (slope.ndim - 1))
+        direction: Tensor = slope / length.view(-1, *[1] * (slope.ndim - 1))
+        return direction
 
     def draw(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """A random start inside: uniform in the cube for ``linf``, half the radius in a random direction for ``l2``."""
