@@ -180,6 +180,9 @@ class TSBD(Purifier):
         given = [value.detach().clone() for value in tuned]
         before = [site.layout.to_matrix(site.weight).detach().clone() for site in sites]
         goal = self.unlearned * float(right_answers(model, clean, task).double().mean())
+        classes = task.strata(clean.samples.targets)
+        if classes is not None:  # an ascent that ends in one class for all inputs is right on the samples of that class
+            goal = max(goal, 1.05 * float(classes.unique(return_counts=True)[1].max()) / len(clean))
 
         def objective(step: int, batch: Batch) -> Tensor:
             """``-L``, Eq. (2) of TSBD."""
