@@ -215,3 +215,41 @@ def test_sentences_beyond_the_positions_are_refused(data, task):
     model = KIT.build("convolutional", len(data.classes), width=8, depth=1, positions=4).eval()
     with pytest.raises(unbackdoor.UnbackdoorError, match="positions"):
         task.forward(model, data.clean[slice(0, 2)].inputs)
+
+
+def test_convolutional_model_trains_weight_normalised_and_ends_plain(data):
+    model = KIT.build("convolutional", len(data.classes), seed=0, width=16, depth=1)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    kinds = [type(module) for module in model.modules()]
+    with model.weight_normalised():
+        lengths = model.layers[0].parametrizations.weight.original0
+        assert lengths.shape == (32, 1, 1)
+        inside = dict(model.named_parameters())
+        assert sum(name.endswith("original0") for name in inside) == sum(
+            isinstance(module, torch.nn.Linear | torch.nn.Conv1d)
+            for module in model.modules()
+            if module is not model.head
+        )
+        with torch.no_grad():
+            lengths.mul_(2.0)
+    assert list(model.state_dict()) == list(state)
+    assert [type(module) for module in model.modules()] == kinds
+    torch.testing.assert_close(model.layers[0].weight, 2 * state["layers.0.weight"])
+    torch.testing.assert_close(model.enter.weight, state["enter.weight"])
+    assert all(parameter.is_leaf and parameter.requires_grad for parameter in model.parameters())
+    plain = KIT.build("convolutional", len(data.classes), seed=0, width=16, depth=1, weight_norm=False)
+    with plain.weight_normalised():
+        assert list(plain.state_dict()) == list(state)
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_training_lowers_the_loss_of_the_convolutional_model(data, task, weight_norm):
+    model = KIT.build("convolutional", len(data.classes), seed=0, width=16, depth=1, weight_norm=weight_norm)
+    keys, losses = list(model.state_dict()), []
+    KIT.train(
+        model, data, task, None, seed=0, epochs=2, lr=5e-3, batch_tokens=800, smoothing=0.0, precision="fp32",
+        progress=lambda step, steps, scalars: losses.append(scalars["loss"]),
+    )  # fmt: skip
+    assert losses[-1] < 0.9 * losses[0]
+    assert list(model.state_dict()) == keys
+    assert not model.training
