@@ -175,8 +175,22 @@ def test_methods_run_on_the_model(model, data, task, name):
     assert report.hash_after != report.hash_before
 
 
-def test_embeddings_are_left_out_and_stay_tied(model, data, task):
-    purified, _ = unbackdoor.purify(model, data.clean[slice(0, 12)], task=task, method="nft", steps=3, batch_size=4)
+def test_embeddings_are_masked_row_by_row_and_stay_tied(model, data, task):
+    options = {"steps": 3, "batch_size": 4, "rounds": 1}
+    purified, _ = unbackdoor.purify(model, data.clean[slice(0, 12)], task=task, method="nft", **options)
+    tables = [(old, new) for old, new in zip(model.parameters(), purified.parameters(), strict=True)
+              if old.shape == (len(data.classes), 16)]  # fmt: skip
+    assert tables
+    for old, new in tables:
+        factors = (new * old).sum(1, keepdim=True) / old.square().sum(1, keepdim=True).clamp(min=1e-30)
+        torch.testing.assert_close(new, factors * old)
+        assert float(factors.detach().min()) < 0.71
+    assert ties(purified) == ties(model)
+
+
+def test_embeddings_are_left_out_on_request_and_stay_tied(model, data, task):
+    options = {"steps": 3, "batch_size": 4, "embeddings": False}
+    purified, _ = unbackdoor.purify(model, data.clean[slice(0, 12)], task=task, method="nft", **options)
     for (name, old), new in zip(model.named_parameters(), purified.parameters(), strict=True):
         if old.shape[0] == len(data.classes):
             assert torch.equal(old, new), name
