@@ -22,6 +22,7 @@ from unbackdoor_translation.meters import (
     TokenAccuracy,
     exact_match,
     sentence_scores,
+    signature,
 )
 from unbackdoor_translation.mixing import beta, mixed_embeddings
 from unbackdoor_translation.sequences import PREFIX, SOURCE, used_columns, valid
@@ -229,6 +230,10 @@ class TranslationTask(Task):
             "token_accuracy": TokenAccuracy(self.pad),
             "perplexity": Perplexity(self.pad),
         }
+
+    def measured_by(self) -> str:
+        """Sacrebleu's signatures of BLEU and chrF, for one reference."""
+        return ", ".join(f"{name} {signature(name, self.bleu_tokenise)}" for name in ("bleu", "chrf"))
 
     def correct(self, outputs: Tree, targets: Tree) -> Tensor:
         """How right each answer is, ``(batch,)``: bool for ``credit="exact"``, else its sentence score in [0, 1]."""
