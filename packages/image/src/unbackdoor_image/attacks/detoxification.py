@@ -79,7 +79,7 @@ class Detoxifier:
         share: float,
         steps: int,
         seed: int,
-        similarity: float = 1.0,
+        similarity: float = 0.3,
     ) -> Detoxifier:
         """Train it against ``model`` as it is; the model's weights get no gradient.
 
