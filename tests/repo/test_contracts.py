@@ -19,6 +19,7 @@ BREACHES = [
     ("defender", "unbackdoor/methods/ft/ft.py", "from unbackdoor.attack import Attack"),
     ("defender", "unbackdoor/finetune.py", "import unbackdoor.kit"),
     ("defender", "unbackdoor/measure.py", "def late():\n    from unbackdoor import evaluate"),
+    ("defender", "unbackdoor/classes.py", "def late():\n    from unbackdoor.training import fit"),
     ("registry", "unbackdoor_cli/main.py", "import unbackdoor_image"),
     ("registry", "unbackdoor_cli/commands/demo.py", "def late():\n    from unbackdoor_image import KIT"),
     ("tasks", "unbackdoor_image/train.py", "from unbackdoor.methods.nft import NFT"),
