@@ -66,9 +66,14 @@ class NeuronMask(Reparametrisation):
         return site.layout.scale_rows(site.weight, value)
 
     def engine(self, site: Site, layer: nn.Module) -> type:
-        """Scale the output of plain linear and convolutional layers: no gradient of ``W`` is ever computed."""
+        """Scale the output of plain linear and convolutional layers: no gradient of ``W`` is ever computed.
+
+        A convolution with few inputs a neuron is the exception: there that gradient costs less than a pass over the
+        outputs, and these need not be kept.
+        """
         plain = type(layer) in _PLAIN and self.site == "weight"
-        return ScaledOutput if plain else SubstitutedForward
+        narrow = site.weight.ndim > 2 and site.layout.to_matrix(site.weight).shape[2] <= _NARROW
+        return ScaledOutput if plain and not narrow else SubstitutedForward
 
     def distance(self) -> Tensor:
         """``||M_0 - M||_1 = sum |1 - m|``, a scalar: the regulariser of Eq. (9)."""
@@ -114,6 +119,7 @@ class NeuronMask(Reparametrisation):
         return affine  # type: ignore[return-value]
 
 
+_NARROW = 128
 _PLAIN = {
     nn.Linear,
     nn.Conv1d,

@@ -94,7 +94,7 @@ class NFT(Purifier):
         },
     }
 
-    steps: int = option(1000, "optimiser steps of all rounds together")
+    steps: int = option(1200, "optimiser steps of all rounds together")
     batch_size: int = option(64, "samples a step")
     lr: float = option(1.0, "peak learning rate of SGD on the masks")
     momentum: float = option(0.9, "momentum of SGD")
@@ -105,7 +105,7 @@ class NFT(Purifier):
     alpha: float = option(0.0, "alpha of mu(l) = alpha exp(-beta l); 0 for no lower bound but 0")
     beta: float = option(0.5, "beta of mu(l) = alpha exp(-beta l)")
     depth: Literal["absolute", "relative"] = option("absolute", "l counts layers, or is scaled to a depth of 20")
-    rounds: int = option(10, "rounds of attenuation and recovery at most; they share the steps")
+    rounds: int = option(12, "rounds of attenuation and recovery at most; they share the steps")
     attenuation: float = option(0.7, "factor of each round on all values before they recover; 1 for none")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that the rounds may cost")
     holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
