@@ -16,6 +16,7 @@ from unbackdoor.victim import Victim
 from unbackdoor_image import KIT
 from unbackdoor_image.attacks.blend import Blend
 
+FILES = ["zoo_small.toml", "zoo_paper.toml", "zoo_digits.toml"]
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = """
 [defaults]
@@ -156,13 +157,20 @@ def test_all_to_all_floor_is_capped_by_the_clean_accuracy(zoo_tool: ModuleType) 
     assert not zoo_tool._healthy(row | {"asr": 50.0}, {"acc": 50.0, "asr": 90.0})
 
 
-@pytest.mark.parametrize("name", ["zoo_small.toml", "zoo_paper.toml", "zoo_digits.toml"])
+@pytest.mark.parametrize("name", FILES)
 def test_files_of_the_repository_name_things_that_exist(zoo_tool: ModuleType, name: str) -> None:
-    recipes = zoo_tool.recipes(ROOT / "tools" / name)
-    assert {recipe.values["attack"] for recipe in recipes} >= set(KIT.attacks)
-    for recipe in recipes:
+    for recipe in zoo_tool.recipes(ROOT / "tools" / name):
         values = recipe.values
         assert values["data"] in KIT.data
         assert values["model"] in KIT.models
         if values["attack"] != "none":
             KIT.attacks[values["attack"]](**values.get("attack_options", {}))
+            if "drop" in values["floor"]:
+                known = zoo_tool.recipes(ROOT / "tools" / name)
+                assert any(one.is_clean_form_of(recipe) for one in known), recipe.name
+
+
+def test_files_of_the_repository_miss_no_attack(zoo_tool: ModuleType) -> None:
+    found = {name: {one.values["attack"] for one in zoo_tool.recipes(ROOT / "tools" / name)} for name in FILES}
+    assert found["zoo_paper.toml"] == {*KIT.attacks, "none"}
+    assert found["zoo_small.toml"] | found["zoo_digits.toml"] == {*KIT.attacks, "none"}
