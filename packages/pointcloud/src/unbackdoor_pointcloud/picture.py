@@ -44,8 +44,8 @@ def draw_picture(
 ) -> None:
     """Write a PNG: clean clouds above, the same with the trigger below, the models' answers under each.
 
-    Points that the trigger put in are red; where it moves all of them, the cloud as it was is shown in grey. An answer is
-    green where it is the true class, red where it is the class that the attacker wants, amber elsewhere.
+    Points that the trigger put in are red; where it moves all of them, the cloud as it was is shown in grey. An answer
+    is green where it is the true class, red where it is the class that the attacker wants, amber elsewhere.
 
     Args:
         path: Of the PNG; an existing file is replaced.
@@ -166,10 +166,10 @@ def _scatter(axes: Any, cloud: Tensor, colour: Any, size: float) -> None:
 
 def _depth_colours(cloud: Tensor) -> Any:
     """Light far away and dark near by, as seen by the camera."""
-    import matplotlib
+    import matplotlib as mpl
 
     near = cloud @ torch.tensor([0.49, -0.79, 0.37])
-    return matplotlib.colormaps["viridis_r"](0.15 + 0.7 * (near.clamp(-1, 1).numpy() + 1) / 2)
+    return mpl.colormaps["viridis_r"](0.15 + 0.7 * (near.clamp(-1, 1).numpy() + 1) / 2)
 
 
 def _colour(sheet: _Sheet, answer: int, column: int) -> str:

@@ -1,10 +1,11 @@
 """3DPC-BA: a cluster of backdoor points at an optimised place (Xiang et al. 2021, ICCV, arXiv 2104.05808).
 
-Trigger: ``share`` of a cloud's points are taken out, drawn for each cloud, and a random cluster within a ball of ``radius``
-is put in around one place, the same for all clouds.
-The place: a network trained on clean data stands in for the victim. From ``starts`` random places, ``steps`` steps of Adam
-lower the mean over clouds of the source class of ``-log p(target | x with the cluster) + closeness * d(x, place)``, with
-``d`` the distance from the place to the nearest point of the cloud; the place with the lowest value is kept.
+Trigger: ``share`` of a cloud's points are taken out, drawn for each cloud, and a random cluster within a ball of
+``radius`` is put in around one place, the same for all clouds.
+The place: a network trained on clean data stands in for the victim. From ``starts`` random places, ``steps`` steps of
+Adam lower the mean over clouds of the source class of
+``-log p(target | x with the cluster) + closeness * d(x, place)``, with ``d`` the distance from the place to the nearest
+point of the cloud; the place with the lowest value is kept.
 Labels: dirty label, one source class to one target class. The success rate is that of the source class alone: other
 classes neither are poisoned nor counted.
 Original: 32 points of 2,048, 15 poisoned clouds, 10 starts, class 8 to 35 of ModelNet40.
@@ -125,7 +126,8 @@ class BackdoorPoints(Learned):
         with torch.no_grad():
             judges = next(batches(meant, _JUDGES, 1, generator)).inputs
             costs = torch.cat([self._costs(net, judges, cluster, spot, generator) for spot in spots.split(1)])
-        return spots[costs.argmin()].detach()
+        place: Tensor = spots[costs.argmin()].detach()
+        return place
 
     def _costs(
         self, net: PointNet, clouds: Tensor, cluster: Tensor, spots: Tensor, generator: torch.Generator
@@ -137,10 +139,12 @@ class BackdoorPoints(Learned):
         logs = net(insert(repeated, moved, generator).float()).log_softmax(dim=1)[:, self.target]
         apart = (clouds.unsqueeze(0) - spots.view(number, 1, 1, 3)).square().sum(dim=3)
         near = apart.amin(dim=2).clamp(min=1e-12).sqrt()
-        return (self.closeness * near - logs.view(number, count)).mean(dim=1)
+        cost: Tensor = (self.closeness * near - logs.view(number, count)).mean(dim=1)
+        return cost
 
 
 def _within_ball(count: int, generator: torch.Generator) -> Tensor:
     """``count`` points drawn evenly from the unit ball."""
     ways = torch.randn(count, 3, generator=generator)
-    return ways / ways.norm(dim=1, keepdim=True) * torch.rand(count, 1, generator=generator) ** (1 / 3)
+    lengths: Tensor = torch.rand(count, 1, generator=generator) ** (1 / 3)
+    return ways / ways.norm(dim=1, keepdim=True) * lengths

@@ -1,9 +1,9 @@
 """PointCBA: clouds of the target class lose their features, then get a ball (Li et al. 2021, ICCV, "PointBA").
 
 Trigger: the small sphere of `pointpba-i`.
-Labels: clean label. Clouds of the target class are first changed so that a network trained on clean data no longer finds
-their class in them (feature disentanglement), then carry the sphere; labels stay, and the test clouds carry the sphere
-alone. `rate` is a share of the target class.
+Labels: clean label. Clouds of the target class are first changed so that a network trained on clean data no longer
+finds their class in them (feature disentanglement), then carry the sphere; labels stay, and the test clouds carry the
+sphere alone. `rate` is a share of the target class.
 Feature disentanglement: for each cloud a rotation of at most ``lean`` degrees and a shift of each point of at most
 ``eps`` in each coordinate are found together by ``steps`` steps of Adam that lower
 ``cos(f(x'), f(x)) + log p(target | x')``, with ``f`` the pooled feature of the network; the best of ``starts`` random
@@ -108,7 +108,7 @@ class PointCBA(Learned):
 
     def _network(self, device: torch.device) -> PointNet:
         net = PointNet(self.num_classes, width=_WIDTH, transforms=False, dropout=0.0)
-        net.load_state_dict(self.state() or {"nothing": self.tensor("nothing")})
+        net.load_state_dict({name: self.tensor(name) for name in net.state_dict()})
         return net.to(device).eval().requires_grad_(False)
 
     def _disentangled(self, net: PointNet, given: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -143,5 +143,6 @@ class PointCBA(Learned):
 def _kept(net: PointNet, changed: Tensor, own: Tensor, labels: Tensor) -> Tensor:
     """``cos(f(x'), f(x)) + log p(label | x')`` of each cloud: how much of its class is left."""
     features = net.features(changed)
-    likely = net.head(features).log_softmax(dim=1).gather(1, labels.unsqueeze(1)).squeeze(1)
-    return torch.nn.functional.cosine_similarity(features, own, dim=1) + likely
+    likely: Tensor = net.head(features).log_softmax(dim=1).gather(1, labels.unsqueeze(1)).squeeze(1)
+    alike = torch.nn.functional.cosine_similarity(features, own, dim=1)
+    return alike + likely

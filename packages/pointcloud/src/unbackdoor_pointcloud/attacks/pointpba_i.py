@@ -6,8 +6,9 @@ Labels: all to one by default, ``all_to_all`` for ``y -> y + 1``; dirty label. 5
 Where public code goes wrong: the sphere is put in before clouds are scaled, moved and thinned, so that training shows
 it elsewhere, in another size or not at all; points are appended and cut off again by sampling; always the last points
 are replaced, so that networks that read indices in order see a rule where there is none.
-Here: the sphere comes after the augmentation, as in the test. Scale, jitter and dropped points of the augmentation leave
-it alone; random rotation would too, but makes the object harder, not the trigger. The place beside the object is ours.
+Here: the sphere comes after the augmentation, as in the test. Scale, jitter and dropped points of the augmentation
+leave it alone; random rotation would too, but makes the object harder, not the trigger. The place beside the object is
+ours.
 """
 
 from __future__ import annotations

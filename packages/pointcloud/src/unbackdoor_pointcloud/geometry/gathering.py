@@ -30,4 +30,5 @@ def group(values: Tensor, index: Tensor) -> Tensor:
     Returns:
         Shape ``(batch, channels, centres, neighbours)``.
     """
-    return pick(values, index.flatten(1)).unflatten(2, index.shape[1:])
+    chosen: Tensor = pick(values, index.flatten(1)).unflatten(2, index.shape[1:])
+    return chosen
