@@ -116,7 +116,8 @@ class PointTask(ClassTask):
         if radius > 1.2 or centre > 0.5:
             notices.append(
                 f"clouds reach {radius:.2f} from the origin and their means lie up to {centre:.2f} off it. Most "
-                "networks are trained on clouds about the origin within the unit sphere: unbackdoor_pointcloud.data.unit_sphere."
+                "networks are trained on clouds about the origin within the unit sphere: "
+                "unbackdoor_pointcloud.data.unit_sphere."
             )
         return notices
 
