@@ -192,7 +192,7 @@ def test_text_layout(tmp_path: Path) -> None:
 
 @pytest.fixture
 def off() -> Callable[[bool], str]:
-    """A square pyramid without its base, one side much larger than the others, as OFF; its header on one line or two."""
+    """Two triangles, one much larger than the other, as OFF; its header on two lines, or on one."""
 
     def make(mended: bool = True) -> str:
         end = "\n" if mended else ""
