@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unbackdoor.builders import Maker, build_model, none_like
-from unbackdoor.errors import BadOption, UnsupportedModel
+from unbackdoor.errors import BadOption
 from unbackdoor_multilabel.models.ml_decoder import Backboned, MLDecoder, channels_of
 from unbackdoor_multilabel.models.small import PooledLinear, SmallBackbone
 
@@ -42,8 +42,8 @@ def build(name: str, num_classes: int = 10, *, seed: int = 0, **options: Any) ->
 
     Raises:
         UnknownName: Nothing has this name.
-        BadOption: The model does not take these options.
-        UnsupportedModel: The architecture has no feature map.
+        BadOption: The model does not take these options, or the architecture has no feature map.
+        UnsupportedModel: A function of your own returned no module.
     """
     return build_model(name, _OWN, _SOURCES, num_classes=num_classes, seed=seed, options=options)
 
@@ -124,7 +124,7 @@ def _torchvision_backbone(name: str, in_channels: int, **options: Any) -> nn.Mod
     if all(hasattr(whole, part) for part in ("avgpool", "fc", "layer4")):
         parts = [child for part, child in whole.named_children() if part not in ("avgpool", "fc")]
         return nn.Sequential(*parts)
-    raise UnsupportedModel(
+    raise BadOption(
         f"torchvision's {name} has no feature map that a head could read; take timm:NAME for transformers and others."
     )
 
