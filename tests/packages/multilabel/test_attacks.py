@@ -64,7 +64,7 @@ def test_goals_refuse_what_makes_no_sense():
 
 def test_candidates_are_those_of_a_brute_force(rows):
     for target, needed, sizes in ((0, 3, range(1, 4)), (5, 6, range(2, 4)), (2, 1, range(2, 3))):
-        found = {labels: images for labels, images in candidates(rows, target, sizes, needed)}
+        found = dict(candidates(rows, target, sizes, needed))
         others = [label for label in range(6) if label != target]
         expected = {
             labels: rows[:, list(labels)].bool().all(1)

@@ -42,7 +42,9 @@ def test_digits_labels_are_what_a_picture_shows():
 
 
 def test_digits_are_seeded_and_no_stroke_is_in_two_parts():
-    one, same, other = (digits(seed=s, train_count=60, clean_count=20, test_count=20, most=1) for s in (0, 0, 1))
+    one, same, other = (
+        digits(seed=s, train_count=60, clean_count=20, test_count=20, fewest=1, most=1) for s in (0, 0, 1)
+    )
     assert torch.equal(one.train.inputs, same.train.inputs)
     assert not torch.equal(one.train.inputs, other.train.inputs)
 
@@ -155,8 +157,9 @@ def test_coco_is_read_from_its_official_folders(tmp_path, jpeg, year):
     assert rows_like(data.test.targets) == [(0, 1, 0), (1, 0, 1)]
     both = torch.cat([data.train.targets, data.clean.targets])
     assert both.sum(0).tolist() == [10, 10, 0]
-    by_grey = {int(image[0, 0, 0]) // 8: row.tolist() for image, row in zip(data.train.inputs, data.train.targets)}
-    assert all(row == [[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]][number % 4] for number, row in by_grey.items())
+    greys = ((data.train.inputs[:, 0, 0, 0].double() + 1) / 8).floor().int().tolist()  # JPEG may be off by one
+    for number, row in zip(greys, data.train.targets.tolist(), strict=True):
+        assert row == [[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]][number % 4]
     assert data.attack_hints == {"rate": 0.015}
 
 

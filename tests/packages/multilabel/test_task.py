@@ -32,7 +32,8 @@ def bernoulli(logit, share):
 
 def test_log_likelihood_is_the_sum_of_bernoulli_terms(rows, generator):
     logits = logits_for(rows, generator)
-    slow = [sum(bernoulli(float(z), int(t)) for z, t in zip(*pair, strict=True)) for pair in zip(logits, rows)]
+    pairs = [zip(*pair, strict=True) for pair in zip(logits, rows, strict=True)]
+    slow = [sum(bernoulli(float(z), int(t)) for z, t in pair) for pair in pairs]
     assert_close(TASK.log_likelihood(logits, rows), torch.tensor(slow, dtype=torch.float64), rtol=0, atol=1e-10)
 
 
@@ -147,7 +148,8 @@ def slow_asymmetric(logit, there, positive, negative, margin):
 def test_asymmetric_loss_is_its_formula(values, rows, generator):
     logits = logits_for(rows, generator)
     words = dict(zip(("positive", "negative", "margin"), values, strict=True))
-    slow = [sum(slow_asymmetric(float(z), int(t), *values) for z, t in zip(*p, strict=True)) for p in zip(logits, rows)]
+    pairs = [zip(*pair, strict=True) for pair in zip(logits, rows, strict=True)]
+    slow = [sum(slow_asymmetric(float(z), int(t), *values) for z, t in pair) for pair in pairs]
     fast = asymmetric_scores(logits, rows.double(), **words)
     assert_close(fast, torch.tensor(slow, dtype=torch.float64), rtol=0, atol=1e-10)
 

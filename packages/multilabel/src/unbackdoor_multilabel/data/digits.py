@@ -22,13 +22,14 @@ def digits(
     *,
     seed: int = 0,
     path: str | Path | None = None,
-    train_count: int = 3000,
+    train_count: int = 4000,
     clean_count: int = 400,
     test_count: int = 1500,
+    fewest: int = 2,
     most: int = 4,
     margin: int = 1,
 ) -> Splits:
-    """Grey pictures of one to four digits in the quarters of a square, float32 in [0, 1].
+    """Grey pictures of two to four digits in the quarters of a square, float32 in [0, 1].
 
     Of the 1,797 digits 25 % are used in test pictures alone and 15 % in clean pictures alone, so that no stroke is in
     two parts. A picture shows different digits; its label row says which.
@@ -39,14 +40,17 @@ def digits(
         train_count: Number of training pictures.
         clean_count: Number of the defender's pictures.
         test_count: Number of test pictures.
-        most: Largest number of digits in a picture, 1 to 4; each number is equally frequent.
+        fewest: Smallest number of digits in a picture.
+        most: Largest number, at most 4; each number is equally frequent.
         margin: Pixels by which a digit may lie off the centre of its quarter, in any direction.
 
     Raises:
         BadOption: A number is out of range.
     """
-    if not 1 <= most <= 4 or not 0 <= margin <= 4:
-        raise BadOption(f"most is {most} and margin {margin}; a picture holds 1 to 4 digits, moved by 0 to 4 pixels.")
+    if not 1 <= fewest <= most <= 4:
+        raise BadOption(f"fewest is {fewest} and most {most}; a picture holds 1 to 4 digits.")
+    if not 0 <= margin <= 4:
+        raise BadOption(f"margin is {margin}; a digit is moved by 0 to 4 pixels.")
     counts = {"train_count": train_count, "clean_count": clean_count, "test_count": test_count}
     for name, count in counts.items():
         if count < 1:
@@ -65,7 +69,7 @@ def digits(
     train = free.nonzero().flatten()
 
     def part(places: Tensor, count: int) -> Batch:
-        return compose(strokes[places], labels[places], count, generator, most=most, margin=margin)
+        return compose(strokes[places], labels[places], count, generator, fewest=fewest, most=most, margin=margin)
 
     return Splits(
         train=part(train, train_count),
@@ -77,23 +81,31 @@ def digits(
 
 
 def compose(
-    strokes: Tensor, labels: Tensor, count: int, generator: torch.Generator, *, most: int = 4, margin: int = 1
+    strokes: Tensor,
+    labels: Tensor,
+    count: int,
+    generator: torch.Generator,
+    *,
+    fewest: int = 1,
+    most: int = 4,
+    margin: int = 1,
 ) -> Batch:
-    """Pictures of ``2 (8 + 2 margin)`` pixels a side with 1 to ``most`` different digits in their quarters.
+    """Pictures of ``2 (8 + 2 margin)`` pixels a side with ``fewest`` to ``most`` different digits in their quarters.
 
     Args:
         strokes: Digits, float in [0, 1] of shape ``(n, 8, 8)``, of all ten classes.
         labels: Their classes, int64 of shape ``(n,)``.
         count: Number of pictures.
         generator: Draws everything.
-        most: Largest number of digits.
+        fewest: Smallest number of digits.
+        most: Largest number.
         margin: Largest shift of a digit in its quarter.
 
     Returns:
         Inputs ``(count, 1, side, side)``, targets int64 ``(count, 10)``.
     """
     cell = _CELL + 2 * margin
-    numbers = torch.randint(1, most + 1, (count,), generator=generator)
+    numbers = torch.randint(fewest, most + 1, (count,), generator=generator)
     shown = torch.rand(count, 10, generator=generator).argsort(1)[:, :most]
     quarters = torch.rand(count, 4, generator=generator).argsort(1)[:, :most]
     moves = torch.randint(2 * margin + 1, (count, most, 2), generator=generator)
