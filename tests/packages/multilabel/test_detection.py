@@ -51,7 +51,9 @@ def detector(kind: str, width: int = 8, norm: bool = False) -> nn.Module:
         torch.manual_seed(0)
         if kind == "ssd":
             boxes = anchors.DefaultBoxGenerator([[]], scales=[0.25, 0.4])
-            return models.ssd.SSD(backbone(width, norm), boxes, (SIDE, SIDE), num_classes=3, **look).eval()
+            layers = backbone(width, norm)
+            layers.out_channels = [width]
+            return models.ssd.SSD(layers, boxes, (SIDE, SIDE), num_classes=3, **look).eval()
         grid = anchors.AnchorGenerator(((8, 12),), ((1.0,),))
         if kind == "retinanet":
             return models.RetinaNet(backbone(width, norm), 3, anchor_generator=grid, **small).eval()

@@ -22,7 +22,7 @@ def digits(
     *,
     seed: int = 0,
     path: str | Path | None = None,
-    train_count: int = 4000,
+    train_count: int = 5000,
     clean_count: int = 400,
     test_count: int = 1500,
     fewest: int = 2,
@@ -76,7 +76,8 @@ def digits(
         clean=part(clean, clean_count),
         test=part(test, test_count),
         classes=tuple(str(digit) for digit in range(10)),
-        hints={"flip": False},
+        hints={"flip": False, "crop": 1},  # a larger shift would cut strokes off
+        attack_hints={"rate": 0.06},  # a pair of digits without a third one is in about as many pictures
     )
 
 
