@@ -1,0 +1,72 @@
+"""The scatter of clean score against attack success rate: the best place is at the top left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from unbackdoor_bench.summary import Row
+
+__all__ = ["draw_scatter"]
+
+_COLUMNS = 3
+_MARKS = "osD^vP*Xp<>h"
+
+
+def draw_scatter(path: Path, rows: Sequence[Row]) -> None:
+    """Draw one panel for each victim: a mark for each method, bars for the spread over seeds, a ring for the oracle.
+
+    Args:
+        path: A file of a kind that matplotlib writes, such as ``.png`` or ``.svg``.
+        rows: Of `unbackdoor_bench.summarise`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    victims = [(name, list(group)) for name, group in groupby(rows, key=lambda row: row.victim)]
+    labels = list(dict.fromkeys(row.label for row in rows if row.after))
+    wide = min(_COLUMNS, len(victims))
+    high = -(-len(victims) // wide)
+    legend = 0.24 * -(-len(labels) // 4) + 0.3
+    figure = Figure(figsize=(max(4.6 * wide, 6.4), 3.9 * high + legend), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(high, wide, squeeze=False).flatten()
+    colours = _colours(len(labels))
+    handles = {}
+    for panel, (victim, mine) in zip(axes, victims, strict=False):
+        for row in mine:
+            if not row.after:
+                continue
+            number = labels.index(row.label)
+            asr, clean = row.after["asr"], row.after[row.metric]
+            mark, colour = ("k*", "black") if row.label == "none" else (_MARKS[number % len(_MARKS)], colours[number])
+            drawn = panel.errorbar(
+                asr.mean, clean.mean, xerr=[[asr.mean - asr.low], [asr.high - asr.mean]],
+                yerr=[[clean.mean - clean.low], [clean.high - clean.mean]], fmt=mark.strip("k") if colour == "black" else mark,
+                color=colour, markersize=11 if row.label == "none" else 7, capsize=2, linewidth=1, zorder=3,
+            )  # fmt: skip
+            handles.setdefault(row.label, drawn)
+            if row.oracle:
+                point = (row.oracle["asr"].mean, row.oracle[row.metric].mean)
+                panel.plot(*point, marker="o", markersize=12, markerfacecolor="none", markeredgecolor=colour, zorder=2)
+        panel.set_title(victim, fontsize=10)
+        panel.set_xlabel("ASR (%), lower is better")
+        panel.set_ylabel(f"{mine[0].metric} (%), higher is better")
+        panel.set_xlim(-4, 104)
+        panel.grid(alpha=0.3)
+    for panel in axes[len(victims) :]:
+        panel.set_visible(False)
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=min(4, len(handles)), fontsize=8
+    )
+    if any(row.oracle for row in rows):
+        figure.suptitle("rings: chosen by ASR (oracle), out of reach of a defender", fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def _colours(count: int) -> list[tuple[float, float, float, float]]:
+    from matplotlib import colormaps
+
+    table = colormaps["tab20"]
+    return [table(number % 20) for number in range(count)]
