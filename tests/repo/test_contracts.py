@@ -21,6 +21,8 @@ BREACHES = [
     ("defender", "unbackdoor/measure.py", "def late():\n    from unbackdoor import evaluate"),
     ("registry", "unbackdoor_cli/main.py", "import unbackdoor_image"),
     ("registry", "unbackdoor_cli/commands/demo.py", "def late():\n    from unbackdoor_image import KIT"),
+    ("registry", "unbackdoor_bench/work.py", "def late():\n    from unbackdoor_image import KIT"),
+    ("defender", "unbackdoor/methods/ft/ft.py", "import unbackdoor.scene"),
     ("tasks", "unbackdoor_image/train.py", "from unbackdoor.methods.nft import NFT"),
     ("siblings", "unbackdoor_translation/train.py", "import unbackdoor_image"),
     ("core", "unbackdoor/data.py", "import torchvision"),

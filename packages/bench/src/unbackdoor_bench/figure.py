@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unbackdoor_bench.summary import Row
+
+if TYPE_CHECKING:
+    from matplotlib.container import ErrorbarContainer
 
 __all__ = ["draw_scatter"]
 
 _COLUMNS = 3
-_MARKS = "osD^vP*Xp<>h"
+_MARKS = "osD^vPXp<>h8"
 
 
 def draw_scatter(path: Path, rows: Sequence[Row]) -> None:
@@ -33,23 +37,32 @@ def draw_scatter(path: Path, rows: Sequence[Row]) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(high, wide, squeeze=False).flatten()
     colours = _colours(len(labels))
-    handles = {}
+    handles: dict[str, ErrorbarContainer] = {}
     for panel, (victim, mine) in zip(axes, victims, strict=False):
         for row in mine:
             if not row.after:
                 continue
             number = labels.index(row.label)
             asr, clean = row.after["asr"], row.after[row.metric]
-            mark, colour = ("k*", "black") if row.label == "none" else (_MARKS[number % len(_MARKS)], colours[number])
+            given = row.label == "none"
             drawn = panel.errorbar(
-                asr.mean, clean.mean, xerr=[[asr.mean - asr.low], [asr.high - asr.mean]],
-                yerr=[[clean.mean - clean.low], [clean.high - clean.mean]], fmt=mark.strip("k") if colour == "black" else mark,
-                color=colour, markersize=11 if row.label == "none" else 7, capsize=2, linewidth=1, zorder=3,
-            )  # fmt: skip
+                asr.mean,
+                clean.mean,
+                xerr=[[asr.mean - asr.low], [asr.high - asr.mean]],
+                yerr=[[clean.mean - clean.low], [clean.high - clean.mean]],
+                fmt="*" if given else _MARKS[number % len(_MARKS)],
+                color=colours[number],
+                markersize=11 if given else 7,
+                capsize=2,
+                linewidth=1,
+                zorder=3,
+            )
             handles.setdefault(row.label, drawn)
             if row.oracle:
                 point = (row.oracle["asr"].mean, row.oracle[row.metric].mean)
-                panel.plot(*point, marker="o", markersize=12, markerfacecolor="none", markeredgecolor=colour, zorder=2)
+                panel.plot(
+                    *point, marker="o", markersize=12, markerfacecolor="none", markeredgecolor=colours[number], zorder=2
+                )
         panel.set_title(victim, fontsize=10)
         panel.set_xlabel("ASR (%), lower is better")
         panel.set_ylabel(f"{mine[0].metric} (%), higher is better")
@@ -58,7 +71,11 @@ def draw_scatter(path: Path, rows: Sequence[Row]) -> None:
     for panel in axes[len(victims) :]:
         panel.set_visible(False)
     figure.legend(
-        list(handles.values()), list(handles), loc="outside lower center", ncols=min(4, len(handles)), fontsize=8
+        [drawn.lines[0] for drawn in handles.values()],
+        list(handles),
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        fontsize=8,
     )
     if any(row.oracle for row in rows):
         figure.suptitle("rings: chosen by ASR (oracle), out of reach of a defender", fontsize=9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -62,23 +62,25 @@ class Grid:
             FileRefused: A folder holds no victim.
         """
         self._check_words()
-        rows = list(self._rows())
         if self.trials and not self.oracle:
             raise BadOption("variants to try are for the oracle column alone; turn it on, or give options instead.")
+        rows = list(self._rows())
         found: dict[str, Cell] = {}
-        for (folder, name), seed in product(zip(self.victims, names_of_victims(self.victims), strict=True), self.seeds):
-            place = {
-                "victim": name,
-                "victim_hash": str(read_card(folder)["hash"]),
-                "folder": str(folder),
-                "data_path": self.data_path,
-                "device": self.device,
-                "threads": self.threads,
-            }
-            first = Cell(method=NONE, label=NONE, **place)
-            found.setdefault(first.identity, first)
-            for label, purifier, trial in rows:
-                cell = Cell(
+        for folder, name in zip(self.victims, names_of_victims(self.victims), strict=True):
+            given = Cell(
+                victim=name,
+                victim_hash=str(read_card(folder)["hash"]),
+                method=NONE,
+                label=NONE,
+                folder=str(folder),
+                data_path=self.data_path,
+                device=self.device,
+                threads=self.threads,
+            )
+            found.setdefault(given.identity, given)
+            for seed, (label, purifier, trial) in product(self.seeds, rows):
+                cell = replace(
+                    given,
                     method=purifier.name,
                     label=label,
                     options=purifier.options(),
@@ -87,36 +89,31 @@ class Grid:
                     oracle=self.oracle,
                     oracle_drop=self.oracle_drop,
                     trial=trial,
-                    **place,
                 )
                 found.setdefault(cell.identity, cell)
         return list(found.values())
 
     def _rows(self) -> Iterator[tuple[str, Purifier, bool]]:
-        """Label, method and whether it is a variant for the oracle alone."""
-        control_names = [name for name, _ in CONTROLS]
-        for name, own in CONTROLS:
-            yield self._row(name, {key: value for key, value in own.items() if key in _options_of(name)}, {})
+        """Label, method and whether it is a variant for the oracle alone; the controls first, nothing twice."""
+        made: list[Purifier] = []
+        for name, own in [*CONTROLS, *((name, {}) for name in self.methods)]:
+            label, purifier = self._row(name, {key: value for key, value in own.items() if key in _options_of(name)})
+            if purifier not in made:
+                made.append(purifier)
+                yield label, purifier, False
         for name in self.methods:
-            if name not in control_names or self._row(name, {}, {})[1] not in self._made_controls():
-                yield self._row(name, {}, {})
             for variant in self._variants(name):
-                label, purifier, _ = self._row(name, {}, variant)
-                yield label, purifier, True
+                yield *self._row(name, {}, variant), True
 
-    def _made_controls(self) -> list[Purifier]:
-        known = [(n, {key: v for key, v in own.items() if key in _options_of(n)}) for n, own in CONTROLS]
-        return [self._row(name, own, {})[1] for name, own in known]
-
-    def _row(self, name: str, own: Mapping[str, Any], variant: Mapping[str, Any]) -> tuple[str, Purifier, bool]:
+    def _row(self, name: str, own: Mapping[str, Any], variant: Mapping[str, Any] | None = None) -> tuple[str, Purifier]:
         cls = method_of(name)
         known = _options_of(name)
         given = {key: value for key, value in self.options.items() if "." not in key and key in known}
         given |= {key.partition(".")[2]: v for key, v in self.options.items() if key.partition(".")[0] == name}
-        given = {**own, **given, **variant}
+        given = {**own, **given, **(variant or {})}
         preset = self.preset if self.preset in cls.presets else None
         words = ([preset] if preset else []) + [f"{key}={value}" for key, value in given.items()]
-        return " ".join([name, *words]), cls.make(preset, **given), False
+        return " ".join([name, *words]), cls.make(preset, **given)
 
     def _variants(self, name: str) -> Iterator[dict[str, Any]]:
         mine = {key.partition(".")[2]: values for key, values in self.trials.items() if key.partition(".")[0] == name}

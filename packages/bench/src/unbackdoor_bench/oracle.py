@@ -1,8 +1,8 @@
 """Selection by attack success rate: what nobody can do without the trigger, kept to show what it would be worth.
 
-It looks, with the trigger and on the test part, at the model at every report of a method's progress and at its end, and
-keeps the figures with the lowest ASR among those within a loss of clean accuracy. A method knows nothing of it: the watch
-that it is given returns nothing.
+It looks, with the trigger and on the test part, at the model at every report of a method's progress and at its end,
+and keeps the figures with the lowest ASR among those within a loss of clean accuracy. A method knows nothing of it: the
+watch that it is given returns nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Oracle:
     def look(self, figures: Mapping[str, float], where: str) -> None:
         """Keep ``figures`` if they are within the budget and better than the best before."""
         self.looks += 1
-        if self.before - next(iter(figures.values())) <= self.drop and better(figures, (self.best or {}).get("figures")):
+        if self.before - next(iter(figures.values())) <= self.drop and better(
+            figures, (self.best or {}).get("figures")
+        ):
             self.best = {"figures": dict(figures), "where": where}
 
 

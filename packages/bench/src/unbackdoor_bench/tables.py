@@ -17,8 +17,8 @@ LEGEND = (
     "Percent, on test data that no method saw; mean ± standard deviation over seeds. drop: what of the figure before "
     "is gone, in points. ASR: triggered samples answered as the attacker wants; worst: the seed with the highest. LCR: "
     "triggered samples answered rightly. MiB: peak memory, on a CPU the growth of the process. selection: what decided "
-    "how strongly the method purified. oracle: the state of a run, or the variant, with the lowest ASR on the test part "
-    "within the oracle's budget of clean accuracy; it needs the trigger, no defender can have it, and no method saw it."
+    "how strongly the method purified. oracle: the state of a run, or the variant, with the lowest ASR on the test "
+    "part within the oracle's budget of clean accuracy; no defender can choose so, and no method saw it."
 )
 
 

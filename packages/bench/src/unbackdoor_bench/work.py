@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 import unbackdoor
 from unbackdoor.errors import BadOption, UnbackdoorError
@@ -160,8 +160,6 @@ def selection(options: Mapping[str, Any]) -> str:
 
 
 def _plain(report: Report) -> dict[str, Any]:
-    import json
-
     content: dict[str, Any] = json.loads(report.to_json())
     return content
 
