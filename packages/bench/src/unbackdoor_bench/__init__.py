@@ -9,7 +9,7 @@ from unbackdoor_bench.cells import Cell
 from unbackdoor_bench.engines import ENGINES, engine
 from unbackdoor_bench.figure import draw_scatter
 from unbackdoor_bench.grid import Grid
-from unbackdoor_bench.run import Beat, run
+from unbackdoor_bench.runner import Beat, run
 from unbackdoor_bench.store import Store
 from unbackdoor_bench.summary import Row, summarise
 from unbackdoor_bench.tables import to_csv, to_html, to_markdown

@@ -18,6 +18,8 @@ from unbackdoor.registry import unknown
 
 __all__ = ["ENGINES", "Engine", "Job", "engine"]
 
+_A_DAY = 24 * 60  # minutes; submitit's own default of 5 ends a method before it has begun
+
 
 class Job(Protocol):
     """A call that runs somewhere."""
@@ -98,7 +100,7 @@ class _Slurm:
         given: dict[str, Any] = {key: int(value) if value.isdigit() else value for key, value in options.items()}
         cluster = str(given.pop("cluster", "slurm"))
         self.executor = submitit.AutoExecutor(folder=str(folder / "slurm"), cluster=cluster)
-        self.executor.update_parameters(name="unbackdoor", **given)
+        self.executor.update_parameters(**{"name": "unbackdoor", "timeout_min": _A_DAY, **given})
         if cluster == "slurm":
             self.executor.update_parameters(slurm_array_parallelism=workers)
         self.jobs: list[Any] = []

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_scatter"]
 
 _COLUMNS = 3
+_SMALLEST = 10.0
 _MARKS = "osD^vPXp<>h8"
 
 
@@ -67,6 +68,9 @@ def draw_scatter(path: Path, rows: Sequence[Row]) -> None:
         panel.set_xlabel("ASR (%), lower is better")
         panel.set_ylabel(f"{mine[0].metric} (%), higher is better")
         panel.set_xlim(-4, 104)
+        low, high_end = panel.get_ylim()
+        spare = max(0.0, _SMALLEST - (high_end - low)) / 2  # else noise of half a point looks like a difference
+        panel.set_ylim(low - spare, high_end + spare)
         panel.grid(alpha=0.3)
     for panel in axes[len(victims) :]:
         panel.set_visible(False)

@@ -20,7 +20,7 @@ from unbackdoor_cli.console import Output
 from unbackdoor_cli.options import typed
 
 if TYPE_CHECKING:
-    from unbackdoor_bench.run import Beat
+    from unbackdoor_bench.runner import Beat
     from unbackdoor_bench.summary import Row
 
 __all__ = ["bars", "needed", "of_words", "shown"]
