@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 import unbackdoor
-import unbackdoor.victim
 from unbackdoor.kit import Splits
 from unbackdoor.registry import kit
 from unbackdoor.report import versions
+from unbackdoor.scene import Plan, open_victim
 from unbackdoor.task import Task
 
 METHODS = ["bn-only", "ft", "nft", "f-fip"]
@@ -71,37 +71,25 @@ def main() -> None:
 def trained(arguments: argparse.Namespace, seed: int) -> tuple[unbackdoor.Victim, Splits, Task]:
     """The demo's victim, with another attack or seed; figures are there even where the attack did not take."""
     package = kit(arguments.task)
-    demo = package.demo
-    data = package.data[demo.data](seed=seed, **demo.data_options)
-    task = package.task(**data.hints)
-    attack = package.attack(arguments.attack, data)
-    model = package.build(demo.model, num_classes=len(data.classes), seed=seed, **demo.model_options)
-    package.train(model, data, task, attack, seed=seed, **demo.train_options)
-    card = unbackdoor.victim.VictimCard(
-        task=arguments.task,
-        model=demo.model,
-        model_options=demo.model_options,
-        data=demo.data,
-        data_options=demo.data_options,
-        attack=arguments.attack,
-        attack_options={"name": arguments.attack, **attack.options()},
-        train_options=demo.train_options,
-        seed=seed,
-        figures={},
-    )
-    return unbackdoor.Victim(model.eval(), attack, card), data, task
+    plan = Plan.of_demo(package, arguments.attack)
+    data = plan.read(package, seed=seed)
+    attack = plan.make_attack(package, data)
+    assert attack is not None
+    model, task = plan.train(package, data, attack, seed=seed)
+    card = plan.card(arguments.task, data, attack, {}, seed=seed, device=torch.device("cpu"))
+    return named(unbackdoor.Victim(model, attack, card)), data, task
 
 
 def read(arguments: argparse.Namespace) -> tuple[unbackdoor.Victim, Splits, Task]:
     """A victim from its folder."""
-    package = kit(arguments.task)
-    victim = unbackdoor.Victim.load(arguments.victim, package)
-    options = dict(victim.card.data_options)
-    if arguments.data_path:
-        options["path"] = arguments.data_path
-    data = package.data[victim.card.data](seed=victim.card.seed, **options)
-    card = replace(victim.card, attack_options={"name": victim.card.attack, **victim.card.attack_options})
-    return unbackdoor.Victim(victim.model, victim.attack, card), data, package.task(**data.hints)
+    scene = open_victim(arguments.victim, data_path=arguments.data_path or None)
+    return named(scene.victim), scene.data, scene.task
+
+
+def named(victim: unbackdoor.Victim) -> unbackdoor.Victim:
+    """With the attack's name among its options, as result files have it."""
+    options = {"name": victim.card.attack, **victim.card.attack_options}
+    return replace(victim, card=replace(victim.card, attack_options=options))
 
 
 def measured(

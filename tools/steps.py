@@ -2,7 +2,8 @@
 
 All methods run interleaved in one process on the same model, batch and loss, so that a drift of the
 machine's speed hits all alike; the median over rounds is reported. Peak memory comes from one child
-process a method, which sees nothing of the others. Prints one JSON object.
+process a method, which sees nothing of the others. ``teacher`` is no step but the given model's answer to one batch;
+by default each answer serves ``reuse`` steps. Prints one JSON object.
 
     python tools/steps.py --width 64 --batch-size 128
 """
@@ -10,7 +11,6 @@ process a method, which sees nothing of the others. Prints one JSON object.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import statistics
@@ -24,15 +24,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.clean_loss import CleanLoss, Teacher
+from unbackdoor.clean_loss import Teacher
 from unbackdoor.curvature import fisher_trace
 from unbackdoor.finetune import gradients
-from unbackdoor.registry import kit
+from unbackdoor.registry import kit, method
 from unbackdoor.reparam import FullWeights, NeuronMask, SpectralShift
 from unbackdoor.report import versions
 from unbackdoor.task import Batch, Task
 
-METHODS = ("ft", "nft-weight", "nft-norm", "nft-weight-distil", "f-fip", "f-fip-trace", "f-fip-distil", "fip")
+METHODS = ("ft", "nft-weight", "nft-norm", "f-fip", "f-fip-trace", "fip", "teacher")
 
 
 def main() -> None:
@@ -58,6 +58,9 @@ def main() -> None:
     every = options.trace_every
     amortised = ((every - 1) * medians["f-fip"] + medians["f-fip-trace"]) / every
     ratios[f"f-fip with Tr(F) every {every} steps"] = round(amortised / plain, 3)
+    nft, f_fip = method("nft"), method("f-fip")
+    ratios["nft by default"] = round((medians["nft-weight"] + medians["teacher"] / nft().reuse) / plain, 3)
+    ratios["f-fip by default"] = round((amortised + medians["teacher"] / f_fip().reuse) / plain, 3)
     peaks = {name: _child_peak(name) for name in METHODS}
     result = {
         "model": options.model,
@@ -97,6 +100,9 @@ def _step(name: str, options: argparse.Namespace) -> Callable[[], None]:
     images = torch.rand(options.batch_size, 3, 32, 32, generator=generator).to(options.device)
     labels = torch.randint(0, 10, (options.batch_size,), generator=generator).to(options.device)
     batch = Batch(images.contiguous(memory_format=torch.channels_last), labels)
+    if name == "teacher":
+        teacher = Teacher(model, torch.zeros(10, dtype=torch.bool))
+        return lambda: teacher.answer(task, batch)
     parameters, objective = _objective(name, model, task, batch, generator, options.trace_samples)
     sgd = torch.optim.SGD(parameters, lr=1e-5, momentum=0.9)
 
@@ -119,11 +125,6 @@ def _objective(
 
     if name == "ft":
         return list(model.parameters()), plain
-    if name.endswith("-distil"):  # the default of nft and f-fip: one more forward pass, of the given model
-        teacher = Teacher(
-            copy.deepcopy(model, {id(p): p for p in model.parameters()}), torch.zeros(10, dtype=torch.bool)
-        )
-        imitation = CleanLoss(model, task, teacher, 1.0)
     handles = {
         "nft-weight": lambda: NeuronMask(model, probe),
         "nft-norm": lambda: NeuronMask(model, probe, site="norm"),
@@ -131,7 +132,7 @@ def _objective(
         "f-fip-trace": lambda: SpectralShift(model, probe, relative=True),
         "fip": lambda: FullWeights(model),
     }
-    handle = handles[name.removesuffix("-distil")]()
+    handle = handles[name]()
     handle.__enter__()
     parameters = list(handle.parameters().values())
 
@@ -140,8 +141,6 @@ def _objective(
         yield 0.01 * fisher_trace(scores, parameters, generator)
         yield plain()
 
-    if name.endswith("-distil"):
-        return parameters, partial(imitation, batch)
     return parameters, smooth if name == "f-fip-trace" else plain
 
 

@@ -22,8 +22,8 @@ import torch
 from unbackdoor.kit import Splits
 from unbackdoor.report import versions
 from unbackdoor.task import Batch
+from unbackdoor.training import native_bf16
 from unbackdoor_image import KIT
-from unbackdoor_image.train import native_bf16
 
 ATTACKS = ["none", "badnets", "blend", "wanet", "bppa", "dynamic", "lira"]
 

@@ -16,19 +16,20 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unbackdoor.attack import Attack, HealthFloor
+from unbackdoor.attack import HealthFloor
 from unbackdoor.errors import UnbackdoorError
 from unbackdoor.evaluate import attack_metrics, evaluate
 from unbackdoor.kit import Splits, TaskKit
 from unbackdoor.registry import kit as kit_of
 from unbackdoor.report import versions
-from unbackdoor.victim import Victim, VictimCard
+from unbackdoor.scene import Plan
+from unbackdoor.victim import Victim
 
 BENIGN = "none"
 
@@ -39,6 +40,14 @@ class Recipe:
 
     name: str
     values: Mapping[str, Any]
+
+    @property
+    def plan(self) -> Plan:
+        """What to train."""
+        names = ("data_options", "model_options", "attack_options", "train_options")
+        options = {name: self.values.get(name, {}) for name in names}
+        attack = None if self.values["attack"] == BENIGN else self.values["attack"]
+        return Plan(self.values["data"], self.values["model"], attack, **options)
 
     @property
     def identity(self) -> str:
@@ -79,7 +88,7 @@ class Zoo:
             options["path"] = self.data_path
         key = json.dumps([recipe.values["data"], options, seed], sort_keys=True)
         if key not in self._data:
-            self._data = {key: kit.data[recipe.values["data"]](seed=seed, **options)}  # one at a time in memory
+            self._data = {key: replace(recipe.plan, data_options=options).read(kit, seed=seed)}  # one at a time
         return self._data[key]
 
     def entry(self, recipe: Recipe) -> dict[str, Any]:
@@ -110,20 +119,14 @@ class Zoo:
         values = recipe.values
         kit = kit_of(values.get("task", "image"))
         data = self.data(kit, recipe, seed)
-        task = kit.task(**data.hints)
-        classes = len(data.classes)
+        plan = recipe.plan
         row: dict[str, Any] = {"name": recipe.name, "attack": values["attack"], "seed": seed, "healthy": False}
         start = time.perf_counter()
         try:
-            attack: Attack | None = None
-            if values["attack"] != BENIGN:
-                attack = kit.attacks[values["attack"]](num_classes=classes, **values.get("attack_options", {}))
-            model = kit.build(values["model"], num_classes=classes, seed=seed, **values.get("model_options", {}))
-            model.to(self.device)
+            attack = plan.make_attack(kit, data)
             shown = progress(f"{recipe.name} seed {seed}")
-            options = values.get("train_options", {})
-            kit.train(model, data, task, attack, seed=seed, progress=shown, **options)
-            figures = evaluate(model.eval(), data.test, task, attack)
+            model, task = plan.train(kit, data, attack, seed=seed, device=self.device, progress=shown)
+            figures = evaluate(model, data.test, task, attack)
         except UnbackdoorError as error:
             return row | {"error": f"{type(error).__name__}: {error}"}
         row |= {name: round(value, 2) for name, value in figures.items()}
@@ -136,19 +139,7 @@ class Zoo:
             row["asr_ceiling"] = row["accuracy"]
         for part in getattr(attack, "members", ()):
             row.setdefault("parts", {})[part.name] = round(attack_metrics(model, data.test, task, part)["asr"], 2)
-        card = VictimCard(
-            task=values.get("task", "image"),
-            model=values["model"],
-            model_options={"num_classes": classes, **values.get("model_options", {})},
-            data=values["data"],
-            data_options=values.get("data_options", {}),
-            attack=values["attack"],
-            attack_options=attack.options(),
-            train_options=options,
-            seed=seed,
-            figures=figures,
-            versions=versions(self.device),
-        )
+        card = plan.card(values.get("task", "image"), data, attack, figures, seed=seed, device=self.device)
         row["healthy"] = _healthy(row, values["floor"])
         if row["healthy"]:
             floor = HealthFloor(values["floor"]["acc"], values["floor"]["asr"])

@@ -20,8 +20,10 @@ def test_list_of_a_kit_is_by_task(call, kind):
     assert call("list", kind, "--json").json[kind]["toy"]
 
 
-def test_card_when_piped_is_the_file_itself(call):
-    assert call("card", "ft").out == registry.card("ft")
+def test_card_when_piped_is_the_file_and_the_common_options(call):
+    out = call("card", "ft").out
+    assert out.startswith(registry.card("ft").rstrip())
+    assert "`drop_doubtful` (`False`)" in out.removeprefix(registry.card("ft").rstrip())
 
 
 def test_card_as_json_holds_the_options(call):

@@ -34,8 +34,15 @@ def batch():
     return Batch(inputs, torch.tensor([0, 1, 2, 1, 0]))
 
 
-def loss_of(model, batch, run, distil, task=TASK):
-    return CleanLoss.of(model, task, CleanSet(batch), run, distil=distil, mixup=1.0, weights_move=True)
+def loss_of(model, batch, run, distil, task=TASK, **options):
+    return CleanLoss.of(model, task, CleanSet(batch), run, distil=distil, mixup=1.0, weights_move=True, **options)
+
+
+def on(loss, batch):
+    """The loss on ``batch`` as it is: neither drawn nor augmented."""
+    if loss.teacher is None:
+        return loss.prepare(1, 5, 0)[1](batch)
+    return loss.prepare(1, 5, 0)[1](loss.teacher.answer(loss.task, batch))
 
 
 @pytest.mark.parametrize("distil", [0.0, 0.3, 1.0])
@@ -45,11 +52,11 @@ def test_clean_loss_is_the_mixture_of_two_cross_entropies(model, batch, run, dis
         loss.teacher.suspects[:] = False
     given = model(batch.inputs).softmax(1).detach()
     with torch.no_grad():
-        model.weight.mul_(0.5)
+        model.weight.mul_(0.5)  # the teacher stays
     logs = model(batch.inputs).log_softmax(1)
     labels = -logs[torch.arange(5), batch.targets].mean()
     expected = (1 - distil) * labels - distil * (given * logs).sum(1).mean()
-    found = loss(batch)
+    found = on(loss, batch)
     assert_close(found, expected, **EXACT)
     slopes = torch.autograd.grad(found, list(model.parameters()))
     assert_close(slopes, torch.autograd.grad(expected, list(model.parameters())), **EXACT)
@@ -68,7 +75,7 @@ def test_clean_loss_of_a_suspect_asks_for_the_labels_share(model, batch, run):
         rest = float(1 - wanted[n, 0])
         wanted[n, 1:] = rest * given[n, 1:] / given[n, 1:].sum()
     expected = -(wanted * model(batch.inputs).log_softmax(1)).sum(1).mean()
-    assert_close(loss(Batch(batch.inputs, (batch.targets, second, share))), expected, **EXACT)
+    assert_close(on(loss, Batch(batch.inputs, (batch.targets, second, share))), expected, **EXACT)
 
 
 def test_teacher_suspects_the_class_that_mixtures_evoke(run):
@@ -127,7 +134,7 @@ def test_clean_loss_falls_back_to_labels_where_a_task_cannot_imitate(model, batc
         imitate = Task.imitate
 
     loss = loss_of(model, batch, run, 1.0, Plain())
-    assert_close(loss(batch), TASK.loss(model(batch.inputs), batch.targets), **EXACT)
+    assert_close(on(loss, batch), TASK.loss(model(batch.inputs), batch.targets), **EXACT)
     assert any("'plain'" in text and "labels alone" in text for text in run.notices)
 
 
@@ -145,3 +152,25 @@ def test_clean_loss_falls_back_to_labels_where_a_model_cannot_be_copied(batch, r
 def test_clean_loss_share_outside_its_range_is_refused(model, batch, run, distil):
     with pytest.raises(BadOption, match="must lie in"):
         loss_of(model, batch, run, distil)
+
+
+@pytest.mark.parametrize(("reuse", "made"), [(1, 7), (3, 3), (8, 1)])
+def test_clean_loss_asks_the_teacher_once_for_every_reuse_steps(model, batch, run, reuse, made):
+    loss = loss_of(model, batch, run, 1.0, reuse=reuse)
+    samples, of_answers = loss.prepare(7, 4, 1.0)
+    assert len(samples) == 4 * made
+    answers, labels = samples.samples.targets
+    mixed = Batch(samples.samples.inputs, labels)
+    assert_close(answers, TASK.imitate(loss.teacher.model(mixed.inputs), labels, loss.teacher.suspects), **EXACT)
+    drawn = next(samples.batches(4, torch.Generator().manual_seed(0)))
+    assert_close(of_answers(drawn), TASK.loss(model(drawn.inputs), drawn.targets[0]), **EXACT)
+
+
+def test_clean_loss_of_labels_draws_the_clean_samples(model, batch, run):
+    loss = loss_of(model, batch, run, 0.0, reuse=8)
+    assert loss.prepare(7, 4, 1.0)[0] is loss.clean
+
+
+def test_clean_loss_used_less_than_once_is_refused(model, batch, run):
+    with pytest.raises(BadOption, match="at least once"):
+        loss_of(model, batch, run, 1.0, reuse=0)

@@ -6,8 +6,11 @@ import re
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 import unbackdoor
+from unbackdoor.data import CleanSet
+from unbackdoor.measure import unlikely
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask, tiny_victim
 
@@ -20,26 +23,64 @@ def victim():
     return tiny_victim()
 
 
-def told(model, clean):
-    _, report = unbackdoor.purify(model, clean, task=TASK, method="nft", **QUICK)
+def told(model, clean, **options):
+    _, report = unbackdoor.purify(model, clean, task=TASK, method="nft", **QUICK, **options)
     return [text for text in report.notices if "unlikely" in text]
 
 
-def test_mislabelled_samples_are_named(victim):
-    """Those of which the given model is surest, so that it cannot find the wrong label plausible."""
+def mislabel(victim, count):
+    """Wrong labels on the samples of which the given model is surest, so that it cannot find them plausible."""
     clean = victim.clean
     with torch.no_grad():
         sure = TASK.log_likelihood(TASK.forward(victim.model.eval(), clean.inputs), clean.targets)
-    wrong = sure.argsort(descending=True)[:5]
+    wrong = sure.argsort(descending=True)[:count]
     targets = clean.targets.clone()
     targets[wrong] = (targets[wrong] + 1) % (int(clean.targets.max()) + 1)
-    (text,) = told(victim.model, Batch(clean.inputs, targets))
+    return Batch(clean.inputs, targets), wrong.tolist()
+
+
+def test_mislabelled_samples_are_named(victim):
+    clean, wrong = mislabel(victim, 5)
+    (text,) = told(victim.model, clean)
     assert "look whether they are mislabelled" in text
+    assert "used (drop_doubtful=True leaves them out)" in text
     listed = re.findall(r"\d+", text.split("most of all of ")[1].split("(counted")[0].split(" and ")[0])
-    assert set(map(str, wrong.tolist())) <= set(listed)
+    assert set(map(str, wrong)) <= set(listed)
+
+
+def test_mislabelled_samples_are_left_out_on_request(victim):
+    """Fine-tuning sees exactly what it would see if they had never been there."""
+    clean, wrong = mislabel(victim, 5)
+    kept = torch.ones(len(clean), dtype=torch.bool)
+    kept[unlikely(victim.model, CleanSet(clean), TASK, below=0.01)] = False
+    assert not kept[wrong].any()
+    tuned, report = unbackdoor.purify(victim.model, clean, task=TASK, method="ft", steps=3, drop_doubtful=True)
+    alone, _ = unbackdoor.purify(victim.model, clean[kept], task=TASK, method="ft", steps=3)
+    assert any("left out" in text for text in report.notices)
+    assert_close(list(tuned.parameters()), list(alone.parameters()), rtol=0, atol=0)
 
 
 def test_labels_in_another_order_are_told(victim):
     classes = int(victim.clean.targets.max()) + 1
     (text,) = told(victim.model, Batch(victim.clean.inputs, (victim.clean.targets + 1) % classes))
     assert "order of the classes may be wrong" in text
+
+
+def test_samples_are_kept_where_most_are_doubtful(victim):
+    classes = int(victim.clean.targets.max()) + 1
+    (text,) = told(victim.model, Batch(victim.clean.inputs, (victim.clean.targets + 1) % classes), drop_doubtful=True)
+    assert "All were used" in text
+
+
+def test_report_tells_what_each_class_lost(victim):
+    """Class 2 has no clean sample, so nothing is known of it; the others agree with a count by hand."""
+    kept = victim.clean[victim.clean.targets != 2]
+    purified, report = unbackdoor.purify(victim.model, kept, task=TASK, method="bn-only")
+    assert set(report.by_class) == {str(int(k)) for k in kept.targets.unique()}
+    for name, found in report.by_class.items():
+        members = kept[kept.targets == int(name)]
+        for model, when in ((victim.model, "before"), (purified, "after")):
+            with torch.no_grad():
+                right = model.eval()(members.inputs).argmax(1) == members.targets
+            assert found["samples"] == len(members)
+            assert found[when] == pytest.approx(100 * float(right.float().mean()))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import torch
@@ -62,6 +65,12 @@ class Teacher:
             )
         return cls(teacher, suspects)
 
+    @torch.no_grad()
+    def answer(self, task: Task, batch: Batch) -> Batch:
+        """The same inputs; targets are the pair of what this model says of them and of what they were."""
+        answers = task.imitate(task.forward(self.model, batch.inputs), batch.targets, self.suspects)
+        return Batch(batch.inputs, (answers, batch.targets))
+
 
 @dataclass(frozen=True)
 class CleanLoss:
@@ -73,14 +82,21 @@ class CleanLoss:
     Attributes:
         model: What is tuned.
         task: Gives the loss.
+        clean: What is tuned on.
+        run: Its generator augments.
         teacher: ``f_0``; None where ``d`` is 0.
         distil: ``d``.
+        reuse: How often a mixture and the teacher's answer to it are drawn on average. The teacher then costs a
+            ``reuse``-th of a forward pass a step.
     """
 
     model: nn.Module
     task: Task
-    teacher: Teacher | None
-    distil: float
+    clean: CleanSet
+    run: Run
+    teacher: Teacher | None = None
+    distil: float = 0.0
+    reuse: int = 1
 
     @classmethod
     def of(
@@ -92,6 +108,7 @@ class CleanLoss:
         *,
         distil: float,
         mixup: float,
+        reuse: int = 1,
         weights_move: bool = False,
     ) -> Self:
         """Make a teacher of ``model`` as it is now; where that fails labels alone are used, with a notice.
@@ -99,43 +116,65 @@ class CleanLoss:
         Args:
             model: Not yet attached to a handle.
             task: See `CleanLoss`.
-            clean: What the suspects are found with.
+            clean: What is tuned on; the suspects are found with it too.
             run: Generator and notices.
             distil: ``d``.
             mixup: How `Task.augment` will mix.
+            reuse: See `CleanLoss`.
             weights_move: Whether the model's own parameters will be tuned. A handle leaves them as they are until it
                 folds, and then the teacher needs no second set of them.
 
         Raises:
-            BadOption: ``distil`` lies outside [0, 1].
+            BadOption: ``distil`` lies outside [0, 1], or ``reuse`` is below 1.
         """
         if not 0 <= distil <= 1:
             raise BadOption(
                 f"distil is {distil}; it is a share of the loss and must lie in [0, 1], 0 for labels alone."
             )
+        if reuse < 1:
+            raise BadOption(f"reuse is {reuse}; a mixture is used at least once.")
+        labels = cls(model, task, clean, run)
         if distil == 0:
-            return cls(model, task, None, 0.0)
+            return labels
         try:
             shared = {} if weights_move else {id(p): p for p in model.parameters()}
             given = copy.deepcopy(model, shared)
         except Exception as error:  # noqa: BLE001 - a user's module may raise anything
             run.notice(f"the model cannot be copied ({error}), so labels alone are used (distil=0).")
-            return cls(model, task, None, 0.0)
+            return labels
         try:
-            return cls(model, task, Teacher.of(given, task, clean, run, mixup=mixup), distil)
+            teacher = Teacher.of(given, task, clean, run, mixup=mixup)
         except NotImplementedError:
             run.notice(f"task {task.name!r} cannot imitate answers, so labels alone are used (distil=0).")
-            return cls(model, task, None, 0.0)
+            return labels
+        return replace(labels, teacher=teacher, distil=distil, reuse=reuse)
 
-    def __call__(self, batch: Batch) -> Tensor:
-        """The loss on one batch, augmented already; a scalar in nats."""
+    def prepare(self, steps: int, batch_size: int, mix: float) -> tuple[CleanSet, Callable[[Batch], Tensor]]:
+        """What the batches of the next ``steps`` steps are drawn from, and the loss on such a batch, a scalar in nats.
+
+        Labels alone: the clean samples, augmented anew in each step. With a teacher: augmented samples made now, with
+        its answers to them, a ``reuse``-th of what will be drawn.
+
+        Args:
+            steps: Number of steps.
+            batch_size: Samples a step.
+            mix: Of `Task.augment`.
+        """
         if self.teacher is None:
-            return self.task.loss(self.task.forward(self.model, batch.inputs), batch.targets)
-        with torch.no_grad():  # first, so that nothing of it is left when the other forward pass fills the memory
-            answers = self.task.forward(self.teacher.model, batch.inputs)
-            wanted = self.task.imitate(answers, batch.targets, self.teacher.suspects)
+            return self.clean, partial(self._of_labels, mix=mix)
+        drawn = self.clean.batches(batch_size, self.run.generator)
+        made = [
+            self.teacher.answer(self.task, self.task.augment(next(drawn), self.run.generator, mix=mix))
+            for _ in range(math.ceil(steps / self.reuse))
+        ]
+        return CleanSet.join(made), self._of_answers
+
+    def _of_labels(self, batch: Batch, mix: float) -> Tensor:
+        mixed = self.task.augment(batch, self.run.generator, mix=mix)
+        return self.task.loss(self.task.forward(self.model, mixed.inputs), mixed.targets)
+
+    def _of_answers(self, batch: Batch) -> Tensor:
+        answers, labels = batch.targets
         outputs = self.task.forward(self.model, batch.inputs)
-        loss = self.distil * self.task.loss(outputs, wanted)
-        if self.distil < 1:
-            loss = loss + (1 - self.distil) * self.task.loss(outputs, batch.targets)
-        return loss
+        loss = self.distil * self.task.loss(outputs, answers)
+        return loss if self.distil == 1 else loss + (1 - self.distil) * self.task.loss(outputs, labels)

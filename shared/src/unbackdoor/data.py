@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ class CleanSet:
         if _is_pair_of_trees(source):
             return cls(Batch(source[0], source[1]))
         if isinstance(source, DataLoader):
-            return cls(_concatenate([_pair(item) for item in source]))
+            return cls.join([_pair(item) for item in source])
         if isinstance(source, Dataset) and hasattr(source, "__len__"):
             return cls(_collate(source[i] for i in range(len(source))))
         if isinstance(source, Iterable):
@@ -74,6 +74,11 @@ class CleanSet:
             "give a Dataset or DataLoader of (input, target), or a pair of tensors."
         )
 
+    @classmethod
+    def join(cls, batches: list[Batch]) -> CleanSet:
+        """The samples of all ``batches``, trees of one form, one after the other."""
+        return cls(_concatenate(batches))
+
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.samples)
@@ -81,6 +86,16 @@ class CleanSet:
     def to(self, device: torch.device | str) -> CleanSet:
         """The same samples on ``device``."""
         return CleanSet(self.samples.to(device))
+
+    def without(self, dropped: Sequence[int]) -> CleanSet:
+        """All samples but those at the positions ``dropped``.
+
+        Raises:
+            BadData: None is left.
+        """
+        keep = torch.ones(len(self), dtype=torch.bool)
+        keep[list(dropped)] = False
+        return CleanSet(self.samples[keep.nonzero().flatten().to(leaves(self.samples.targets)[0].device)])
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
         """An endless stream of full batches: one random permutation after another, cut into pieces.

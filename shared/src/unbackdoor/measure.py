@@ -12,7 +12,7 @@ from torch import nn
 from unbackdoor.data import CleanSet
 from unbackdoor.task import Batch, Meter, Task
 
-__all__ = ["clean_metrics", "evaluating", "percent", "unlikely"]
+__all__ = ["accuracy_by_group", "clean_metrics", "evaluating", "percent", "unlikely"]
 
 
 @contextmanager
@@ -39,6 +39,23 @@ def clean_metrics(model: nn.Module, data: Batch, task: Task, *, batch_size: int 
             for meter in meters.values():
                 meter.update(outputs, moved.targets)
     return {name: percent(meter) for name, meter in meters.items()}
+
+
+@torch.no_grad()
+def accuracy_by_group(
+    model: nn.Module, data: Batch, task: Task, *, batch_size: int = 500
+) -> dict[str, tuple[int, float]]:
+    """Samples and percentage of right answers in each of `Task.strata`, by its number; empty without strata."""
+    groups = task.strata(data.targets)
+    if groups is None:
+        return {}
+    device = next(iter(model.parameters())).device
+    with evaluating(model):
+        batches = [batch.to(device) for batch in CleanSet(data).once(batch_size)]
+        right = torch.cat([task.correct(task.predict(model, b.inputs), b.targets).double().cpu() for b in batches])
+    groups = groups.cpu()
+    members = {int(group): groups == group for group in groups.unique()}
+    return {str(group): (int(of.sum()), float(100 * right[of].mean())) for group, of in members.items()}
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unbackdoor.data import CleanSet, floats_like
 from unbackdoor.errors import BadData, BadOption, NonFinite
-from unbackdoor.measure import clean_metrics, evaluating, unlikely
+from unbackdoor.measure import accuracy_by_group, clean_metrics, evaluating, unlikely
 from unbackdoor.model import Signature, check_usable, fast_layout, inner_model, master_precision, materialise
 from unbackdoor.report import Report, versions, weight_hash
 from unbackdoor.task import Task
@@ -84,6 +84,10 @@ class Purifier(ABC):
 
     name: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    drop_doubtful: bool = option(
+        False, "leave out clean samples whose target the given model finds unlikely (below 1 %)"
+    )
 
     @property
     def updates_buffers(self) -> bool:
@@ -159,14 +163,14 @@ class Purifier(ABC):
             with evaluating(inner), master_precision(inner) as dtype, fast_layout(inner):
                 working = Signature.of(inner)
                 run = Run(torch.Generator().manual_seed(seed), device, inner, watch, notices=notices)
-                resident = CleanSet(floats_like(samples.samples.to(device), dtype))
-                self._inspect(inner, resident, task, run)
+                resident = self._inspect(inner, CleanSet(floats_like(samples.samples.to(device), dtype)), task, run)
                 tuning, run.holdout = self._split(resident, task, run)
                 judged = (run.holdout or tuning).samples
-                before = clean_metrics(inner, judged, task)
+                before, groups = clean_metrics(inner, judged, task), accuracy_by_group(inner, judged, task)
                 self._purify(inner, tuning, task, run)
                 working.check(inner, buffers_may_change=self.updates_buffers)
                 after = clean_metrics(inner, judged, task)
+                groups_after = accuracy_by_group(inner, judged, task)
             signature.check(inner, buffers_may_change=self.updates_buffers)
         except BaseException:
             with suppress(RuntimeError):  # keys or shapes that a faulty method changed stay changed
@@ -179,6 +183,10 @@ class Purifier(ABC):
             seed=seed,
             before=before,
             after=after,
+            by_class={
+                name: {"samples": count, "before": share, "after": groups_after[name][1]}
+                for name, (count, share) in groups.items()
+            },
             measured_on="clean set" if run.holdout is None else "holdout",
             seconds=time.perf_counter() - start,
             peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
@@ -199,8 +207,8 @@ class Purifier(ABC):
             return clean, None
         return clean.split(share, run.generator, task.strata(clean.samples.targets))
 
-    def _inspect(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        """Refuse labels, outputs and inputs that do not fit each other before anything is tuned."""
+    def _inspect(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> CleanSet:
+        """Refuse labels, outputs and inputs that do not fit each other; returns the samples that are to be used."""
         first = clean.samples[slice(0, min(len(clean), 32))]
         try:
             with torch.no_grad():
@@ -220,19 +228,26 @@ class Purifier(ABC):
         for text in task.inspect(clean.samples, outputs):
             run.notice(text)
         doubtful = unlikely(model, clean, task, below=_DOUBTFUL)
+        if not doubtful:
+            return clean
+        found = (
+            f"the given model finds the targets of {len(doubtful)} of {len(clean)} clean samples unlikely (below "
+            f"{_DOUBTFUL:.0%})"
+        )
         if 2 * len(doubtful) > len(clean):
             run.notice(
-                f"the given model finds the targets of {len(doubtful)} of {len(clean)} clean samples unlikely (below "
-                f"{_DOUBTFUL:.0%}): the inputs' range, the normalisation or the order of the classes may be wrong."
+                f"{found}: the inputs' range, the normalisation or the order of the classes may be wrong. All were "
+                "used."
             )
-        elif doubtful:
-            listed = ", ".join(map(str, doubtful[:_LISTED]))
-            more = f" and {len(doubtful) - _LISTED} more" if len(doubtful) > _LISTED else ""
-            run.notice(
-                f"the given model finds the targets of {len(doubtful)} of {len(clean)} clean samples unlikely (below "
-                f"{_DOUBTFUL:.0%}), most of all of {listed}{more} (counted from 0). They were used; look whether they "
-                "are mislabelled or carry a trigger."
-            )
+            return clean
+        listed = ", ".join(map(str, doubtful[:_LISTED]))
+        more = f" and {len(doubtful) - _LISTED} more" if len(doubtful) > _LISTED else ""
+        done = "left out" if self.drop_doubtful else "used (drop_doubtful=True leaves them out)"
+        run.notice(
+            f"{found}, most of all of {listed}{more} (counted from 0). They were {done}; look whether they are "
+            "mislabelled or carry a trigger."
+        )
+        return clean.without(doubtful) if self.drop_doubtful else clean
 
 
 def _shapes(tree: Any) -> str:

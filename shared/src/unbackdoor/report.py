@@ -26,6 +26,8 @@ class Report:
         seed: Seed of every random draw.
         before: Clean metrics of the given model, in percent (see `measured_on`).
         after: The same of the purified model.
+        by_class: For each class of the same samples their number and the accuracy before and after, in percent; empty
+            for tasks without classes. A class of which there is no clean sample is missing here too.
         measured_on: ``"holdout"`` (samples that the method did not tune on) or ``"clean set"``
             (the samples that it did tune on, so `after` is optimistic).
         seconds: Wall-clock time of the purification.
@@ -45,6 +47,7 @@ class Report:
     seed: int
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
+    by_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     measured_on: str = "clean set"
     seconds: float = 0.0
     peak_bytes: int | None = None

@@ -10,7 +10,7 @@ import torch
 
 import unbackdoor
 from unbackdoor.evaluate import evaluate
-from unbackdoor.victim import VictimCard
+from unbackdoor.scene import Plan
 
 TOY = Path(__file__).resolve().parents[2] / "cli" / "toy"
 
@@ -28,22 +28,11 @@ def victims(kit, tmp_path):
 
 
 def make(kit, folder, seed):
-    data = kit.data["blobs"](seed=seed)
-    task, attack = kit.task(**data.hints), kit.attack("corner", data)
-    with torch.random.fork_rng(devices=[]):
-        model = kit.build("mlp", num_classes=3)
-    kit.train(model, data, task, attack, seed=seed)
-    card = VictimCard(
-        task="toy",
-        model="mlp",
-        model_options={"num_classes": 3},
-        data="blobs",
-        data_options={},
-        attack="corner",
-        attack_options=attack.options(),
-        train_options={},
-        seed=seed,
-        figures=evaluate(model, data.test, task, attack),
-    )
+    plan = Plan.of_demo(kit)
+    data = plan.read(kit, seed=seed)
+    attack = plan.make_attack(kit, data)
+    model, task = plan.train(kit, data, attack, seed=seed)
+    figures = evaluate(model, data.test, task, attack)
+    card = plan.card("toy", data, attack, figures, seed=seed, device=torch.device("cpu"))
     unbackdoor.Victim(model, attack, card).save(folder)
     return folder

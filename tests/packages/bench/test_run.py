@@ -7,7 +7,7 @@ import torch
 
 import unbackdoor
 from unbackdoor.errors import BadOption, UnknownName
-from unbackdoor.scene import open_scene
+from unbackdoor.scene import open_victim
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 from unbackdoor_bench import Grid, Store, engine, run, summarise, work
@@ -26,7 +26,7 @@ def test_a_cell_holds_what_the_library_gives(victims, tmp_path):
     store, cells = Store(tmp_path / "out"), grid(victims[:1], seeds=[5]).cells()
     run(cells, store)
     content = {cell.label: store.read(cell) for cell in cells}
-    scene = open_scene(victims[0])
+    scene = open_victim(victims[0])
     model, report = unbackdoor.purify(
         scene.victim.model, scene.data.clean, task=scene.task, method="ft", seed=5, **QUICK
     )

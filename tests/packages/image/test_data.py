@@ -18,7 +18,6 @@ from torch.testing import assert_close
 from unbackdoor.errors import BadData, BadOption, FileRefused, UnsafeCheckpoint
 from unbackdoor.kit import Splits
 from unbackdoor_image import KIT, load_clean
-from unbackdoor_image.data.splitting import draw, hold_out
 
 Png = Callable[..., bytes]
 
@@ -60,22 +59,6 @@ def test_digits_repeat_with_their_seed_and_take_options() -> None:
     assert first.train.inputs.shape[1:] == (1, 16, 16)
     with pytest.raises(BadOption, match="give one of the two"):
         KIT.data["digits"](clean_count=30, clean_share=0.1)
-
-
-def test_draw_keeps_proportions_and_the_exact_number(generator: torch.Generator) -> None:
-    labels = torch.tensor([0] * 70 + [1] * 20 + [2] * 10)
-    assert labels[draw(labels, 10, generator)].bincount().tolist() == [7, 2, 1]
-    assert len(draw(labels, 7, generator)) == 7
-    assert draw(labels, 100, generator).tolist() == list(range(100))
-
-
-def test_hold_out_keeps_tracks_whole(generator: torch.Generator) -> None:
-    labels = torch.arange(2).repeat_interleave(30)
-    tracks = torch.arange(6).repeat_interleave(5).repeat(2)
-    train, clean = hold_out(labels, 8, generator, tracks)
-    assert len(clean) == 8
-    seen = {(int(labels[i]), int(tracks[i])) for i in train}
-    assert not seen & {(int(labels[i]), int(tracks[i])) for i in clean}
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from unbackdoor.kit import Splits
+from unbackdoor.showing import one_of_each_class
 from unbackdoor.task import Batch
 from unbackdoor_image import KIT, ImageTask
-from unbackdoor_image.picture import choose_samples
 
 
 @pytest.fixture
@@ -20,9 +20,9 @@ def test_part(generator: torch.Generator) -> Batch:
 
 
 def test_samples_are_of_different_classes_and_counted(test_part: Batch) -> None:
-    chosen = choose_samples(test_part, KIT.attacks["blend"](target=0))
+    chosen = one_of_each_class(test_part, KIT.attacks["blend"](target=0), 9)
     assert chosen.targets.tolist() == list(range(1, 10))
-    few = choose_samples(test_part[:6], KIT.attacks["blend"](target=1))
+    few = one_of_each_class(test_part[:6], KIT.attacks["blend"](target=1), 9)
     assert few.targets.tolist() == [0, 0, 0, 0]
 
 

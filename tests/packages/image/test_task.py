@@ -11,11 +11,12 @@ from sklearn.metrics import accuracy_score
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from unbackdoor.classes import Accuracy
 from unbackdoor.errors import BadData, BadOption
+from unbackdoor.mixing import beta
 from unbackdoor.task import Batch
 from unbackdoor_image import ImageTask
-from unbackdoor_image.augment import beta, shift_and_flip
-from unbackdoor_image.meters import Accuracy
+from unbackdoor_image.augment import shift_and_flip
 
 
 def _slow_likelihood(logits: Tensor, targets: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ from unbackdoor.errors import BadOption, NonFinite
 from unbackdoor.evaluate import evaluate
 from unbackdoor.kit import Splits
 from unbackdoor.task import Batch
+from unbackdoor.training import native_bf16
 from unbackdoor.victim import Victim, VictimCard
 from unbackdoor_image import KIT, ImageTask, train
-from unbackdoor_image.train import Training, _optimiser, native_bf16
+from unbackdoor_image.train import Training, _optimiser
 
 SHORT = {"epochs": 6, "batch_size": 64, "lr": 0.1, "precision": "fp32"}
 

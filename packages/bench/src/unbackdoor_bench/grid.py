@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
@@ -12,7 +13,7 @@ from unbackdoor.errors import BadOption
 from unbackdoor.purifier import Purifier
 from unbackdoor.registry import method as method_of
 from unbackdoor.registry import method_names
-from unbackdoor.scene import read_card
+from unbackdoor.scene import task_of_victim
 from unbackdoor_bench.cells import NONE, Cell
 
 __all__ = ["CONTROLS", "Grid", "expand_methods", "names_of_victims"]
@@ -69,7 +70,7 @@ class Grid:
         for folder, name in zip(self.victims, names_of_victims(self.victims), strict=True):
             given = Cell(
                 victim=name,
-                victim_hash=str(read_card(folder)["hash"]),
+                victim_hash=_hash_of(folder),
                 method=NONE,
                 label=NONE,
                 folder=str(folder),
@@ -159,6 +160,11 @@ def names_of_victims(folders: Sequence[Path]) -> list[str]:
     while depth < max(map(len, parts), default=1) and len({part[-depth:] for part in parts}) < len(set(parts)):
         depth += 1
     return ["-".join(part[-depth:]) for part in parts]
+
+
+def _hash_of(folder: Path) -> str:
+    task_of_victim(folder)  # refuses what is no victim
+    return str(json.loads((folder / "card.json").read_text(encoding="utf-8"))["hash"])
 
 
 def _options_of(name: str) -> set[str]:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from unbackdoor.measure import clean_metrics
 from unbackdoor.purifier import Progress
 from unbackdoor.registry import method as method_of
 from unbackdoor.report import Report, versions
-from unbackdoor.scene import Scene, open_scene
+from unbackdoor.scene import Scene, open_victim
 from unbackdoor.task import Batch, Task
 from unbackdoor.tree import leaves
 from unbackdoor_bench.cells import NONE, Cell
@@ -107,7 +108,7 @@ def _measured(cell: Cell, tell: Tell) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _scene(folder: str, data_path: str | None, device: str) -> Scene:
     """One victim at a time in memory; cells come victim by victim, and none of them changes it."""
-    return open_scene(folder, data_path=data_path, device=device)
+    return open_victim(Path(folder), data_path=data_path, device=device)
 
 
 def draw_clean(clean: Batch, task: Task, count: int | None, seed: int) -> tuple[Batch, str]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "Checkpoint",
     "DataOptions",
     "DataPath",
     "Device",
@@ -29,6 +30,7 @@ __all__ = [
 _MODEL = "Model and data"
 _HOW = "How it runs"
 
+Checkpoint = Annotated[Path, typer.Argument(help="A file of weights, or a victim's folder.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=_HOW)]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.", rich_help_panel=_HOW)]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.", rich_help_panel=_HOW)]

@@ -13,37 +13,13 @@ from unbackdoor.attack import Attack
 from unbackdoor.checkpoint import load
 from unbackdoor.errors import BadOption, FileRefused
 from unbackdoor.registry import kit as kit_of
+from unbackdoor.scene import is_victim, open_victim, task_of_victim
 from unbackdoor.task import Batch, Task
+from unbackdoor_cli.named import Named
 from unbackdoor_cli.options import pairs, typed
-from unbackdoor_cli.victims import build, device_of, is_victim, open_victim
+from unbackdoor_cli.victims import build, device_of
 
-__all__ = ["Named", "Subject", "open_subject"]
-
-
-@dataclass(frozen=True)
-class Named:
-    """The words of the command line that say which model and which samples."""
-
-    source: Path
-    task: str = "image"
-    model: str | None = None
-    num_classes: int | None = None
-    data: Path | None = None
-    data_path: Path | None = None
-    attack_from: Path | None = None
-    model_options: Sequence[str] = ()
-    data_options: Sequence[str] = ()
-    task_options: Sequence[str] = ()
-    size: str | None = None
-    mean: str | None = None
-    std: str | None = None
-    device: str = "auto"
-
-    def short_forms(self) -> tuple[list[str], list[str]]:
-        """Data options and task options with the short flags spelt out."""
-        data = [f"size={self.size}"] if self.size else []
-        task = [f"{name}={value}" for name, value in (("mean", self.mean), ("std", self.std)) if value]
-        return [*self.data_options, *data], [*self.task_options, *task]
+__all__ = ["Subject", "open_subject"]
 
 
 @dataclass(frozen=True)
@@ -112,8 +88,6 @@ def _of_victim(named: Named, folder: Path, device: torch.device) -> Subject:
 
 
 def _task_options(named: Named, folder: Path, words: Sequence[str]) -> dict[str, object]:
-    from unbackdoor_cli.victims import task_of_victim
-
     return typed(kit_of(task_of_victim(folder)).task, pairs(words, "--task-option"), "--task-option")
 
 

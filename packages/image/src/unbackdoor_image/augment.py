@@ -1,12 +1,11 @@
-"""Random shifts, flips and MixUp as tensor operations on a whole batch, drawn by an explicit generator."""
+"""Random shifts and flips as tensor operations on a whole batch, drawn by an explicit generator."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["beta", "mix_images", "random_geometry", "shift_and_flip"]
+__all__ = ["random_geometry", "shift_and_flip"]
 
 
 def shift_and_flip(images: Tensor, down: Tensor, right: Tensor, flipped: Tensor) -> Tensor:
@@ -49,27 +48,3 @@ def random_geometry(images: Tensor, generator: torch.Generator, *, crop: int, fl
         flips = torch.rand(count, generator=generator, device=generator.device) < 0.5
     down, right = shifts.to(images.device)
     return shift_and_flip(images, down, right, flips.to(images.device))
-
-
-def beta(parameter: float, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` draws of ``Beta(parameter, parameter)``, float64 on the CPU."""
-    if parameter == 1.0:
-        return torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device).cpu()
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    return torch.from_numpy(np.random.default_rng(seed).beta(parameter, parameter, count))
-
-
-def mix_images(images: Tensor, partners: Tensor, weights: Tensor) -> Tensor:
-    """``lambda * x_i + (1 - lambda) * x_j``: the mixed input of Eq. (4) of NFT.
-
-    Integer images are mixed as floats and rounded, so their dtype stays.
-
-    Args:
-        images: Shape ``(batch, channels, height, width)``.
-        partners: ``j`` for every ``i``, int64 of shape ``(batch,)``.
-        weights: ``lambda`` for every ``i``, float of shape ``(batch,)``.
-    """
-    share = weights.view(-1, 1, 1, 1)
-    if images.is_floating_point():
-        return share * images + (1 - share) * images[partners]
-    return (share * images + (1 - share) * images[partners]).round().to(images.dtype)

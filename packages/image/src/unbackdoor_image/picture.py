@@ -7,20 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from unbackdoor.attack import Attack
 from unbackdoor.checkpoint import write_atomically
 from unbackdoor.kit import Splits
-from unbackdoor.measure import evaluating
+from unbackdoor.showing import ATTACKED, FAINT, INK, OTHER, RIGHT, ask, one_of_each_class
 from unbackdoor.task import Batch, Task
 from unbackdoor_image.task import as_floats
 
-__all__ = ["choose_samples", "draw_picture"]
+__all__ = ["draw_picture"]
 
 _COLUMNS = 9
-_RIGHT, _ATTACKED, _WRONG, _INK, _FAINT = "#1a7f37", "#cf222e", "#9a6700", "#1f2328", "#656d76"
 _LINE = 0.21
 _CELL = 1.1
 _GAP = 0.14
@@ -39,20 +37,6 @@ class _Sheet:
     classes: tuple[str, ...]
 
 
-def choose_samples(samples: Batch, attack: Attack, count: int = _COLUMNS) -> Batch:
-    """Up to ``count`` samples that the attack counts, the first of each class in turn, so that classes differ."""
-    able = attack.counts(samples.targets).nonzero().flatten().tolist()
-    queues: dict[int, list[int]] = {}
-    for place in able:
-        queues.setdefault(int(samples.targets[place]), []).append(place)
-    chosen: list[int] = []
-    turn = 0
-    while len(chosen) < min(count, len(able)):
-        chosen += [queue[turn] for _, queue in sorted(queues.items()) if turn < len(queue)]
-        turn += 1
-    return samples[torch.tensor(chosen[:count], dtype=torch.long, device=samples.targets.device)]
-
-
 def draw_picture(
     path: Path, samples: Batch, attack: Attack, models: Mapping[str, nn.Module], task: Task, data: Splits
 ) -> None:
@@ -68,29 +52,18 @@ def draw_picture(
         task: How to ask the models.
         data: Gives the names of the classes.
     """
-    shown = choose_samples(samples, attack)
-    triggered = attack.trigger(shown.inputs, torch.Generator().manual_seed(0))
-    answers = {
-        name: (_answers(model, shown.inputs, task), _answers(model, triggered, task)) for name, model in models.items()
-    }
+    chosen = one_of_each_class(samples, attack, _COLUMNS)
+    shown = ask(chosen, attack, models, task)
     sheet = _Sheet(
-        clean=as_floats(shown.inputs).float().cpu(),
-        triggered=as_floats(triggered).float().cpu(),
-        truths=shown.targets.cpu(),
-        wanted=attack.retarget(shown.targets).cpu(),
-        answers=answers,
+        clean=as_floats(chosen.inputs).float().cpu(),
+        triggered=as_floats(shown.triggered).float().cpu(),
+        truths=chosen.targets.cpu(),
+        wanted=attack.retarget(chosen.targets).cpu(),
+        answers={name: (both[0].argmax(dim=1), both[1].argmax(dim=1)) for name, both in shown.answers.items()},
         classes=data.classes,
     )
     figure = _figure(sheet, attack)
     write_atomically(Path(path), lambda draft: figure.savefig(draft, format="png", dpi=160), force=True)
-
-
-@torch.no_grad()
-def _answers(model: nn.Module, inputs: Tensor, task: Task) -> Tensor:
-    device = next(model.parameters()).device
-    with evaluating(model):
-        answers: Tensor = task.predict(model, inputs.to(device)).argmax(dim=1)
-    return answers.cpu()
 
 
 def _figure(sheet: _Sheet, attack: Attack) -> Any:
@@ -105,20 +78,20 @@ def _figure(sheet: _Sheet, attack: Attack) -> Any:
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
 
-    def write(x: float, y: float, text: str, colour: str = _INK, **style: Any) -> None:
+    def write(x: float, y: float, text: str, colour: str = INK, **style: Any) -> None:
         figure.text(x / width, 1 - y / height, text, color=colour, va="center", **style)
 
     kind = "every class becomes the next" if attack.all_to_all else f"target: {_name(sheet, attack.target)}"
     write(0.18, 0.28, f"{attack.name}  ·  {kind}", fontsize=13, fontweight="bold")
     place = 0.18
-    for text, colour in (("true class", _RIGHT), ("what the attacker wants", _ATTACKED), ("another class", _WRONG)):
+    for text, colour in (("true class", RIGHT), ("what the attacker wants", ATTACKED), ("another class", OTHER)):
         write(place, 0.58, f"\N{BLACK SQUARE} {text}", colour, fontsize=9)
         place += 0.38 + 0.066 * len(text)
     for row, (label, images) in enumerate((("clean", sheet.clean), ("with trigger", sheet.triggered))):
         top = 0.85 + row * (block + 0.2)
         write(0.18, top + _LINE + _CELL / 2, label, fontsize=11, fontweight="bold")
         for line, name in enumerate(sheet.answers):
-            write(0.18, top + _LINE + _CELL + 0.06 + (line + 0.5) * _LINE, _short(name, 15), _FAINT, fontsize=9)
+            write(0.18, top + _LINE + _CELL + 0.06 + (line + 0.5) * _LINE, _short(name, 15), FAINT, fontsize=9)
         for column in range(count):
             left = _LEFT + column * (_CELL + _GAP)
             centre = left + _CELL / 2
@@ -129,7 +102,7 @@ def _figure(sheet: _Sheet, attack: Attack) -> Any:
             for line, both in enumerate(sheet.answers.values()):
                 answer = int(both[row][column])
                 text, colour = _short(_name(sheet, answer), 14), _colour(sheet, answer, column)
-                weight = "bold" if colour == _ATTACKED else "normal"
+                weight = "bold" if colour == ATTACKED else "normal"
                 y = top + _LINE + _CELL + 0.06 + (line + 0.5) * _LINE
                 write(centre, y, text, colour, ha="center", fontsize=9, fontweight=weight)
     return figure
@@ -149,8 +122,8 @@ def _show(axes: Any, image: Tensor) -> None:
 
 def _colour(sheet: _Sheet, answer: int, column: int) -> str:
     if answer == int(sheet.truths[column]):
-        return _RIGHT
-    return _ATTACKED if answer == int(sheet.wanted[column]) else _WRONG
+        return RIGHT
+    return ATTACKED if answer == int(sheet.wanted[column]) else OTHER
 
 
 def _name(sheet: _Sheet, label: int) -> str:

@@ -12,8 +12,8 @@ from torch import Tensor
 from unbackdoor.attack import Attack
 from unbackdoor.checkpoint import write_atomically
 from unbackdoor.errors import BadData
+from unbackdoor.showing import one_of_each_class
 from unbackdoor.task import Batch
-from unbackdoor_image.picture import choose_samples
 from unbackdoor_image.task import as_floats
 
 __all__ = ["difference", "draw_preview"]
@@ -74,7 +74,7 @@ def draw_preview(path: Path, attacks: Sequence[Attack], samples: Batch) -> None:
 
 def _line(attack: Attack, samples: Batch) -> list[Tensor]:
     """The images of one attack from left to right."""
-    shown = choose_samples(samples, attack, _SAMPLES)
+    shown = one_of_each_class(samples, attack, _SAMPLES)
     if len(shown) < _SAMPLES:
         raise BadData(f"{attack.name} counts {len(shown)} of {len(samples)} samples; {_SAMPLES} are drawn, give more.")
     triggered = attack.trigger(shown.inputs, torch.Generator().manual_seed(0))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.classes import ClassTask, pick_logits
 from unbackdoor.errors import BadData, BadOption
-from unbackdoor.task import Batch, Meter, Task
+from unbackdoor.mixing import mix_up
+from unbackdoor.task import Batch
 from unbackdoor.tree import Tree, leaves
-from unbackdoor_image.augment import beta, mix_images, random_geometry
-from unbackdoor_image.labels import check_labels
-from unbackdoor_image.meters import Accuracy
+from unbackdoor_image.augment import random_geometry
 
 __all__ = ["ImageTask", "as_floats"]
 
@@ -25,7 +24,7 @@ def as_floats(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ImageTask(Task):
+class ImageTask(ClassTask):
     """What a purifier must know of an image classifier.
 
     Inputs are images of shape ``(batch, channels, height, width)``, ``uint8`` in 0..255 or floats in [0, 1]; targets
@@ -77,46 +76,8 @@ class ImageTask(Task):
             if len(self.mean) != images.shape[1]:
                 raise BadData(f"images have {images.shape[1]} channels, but mean and std have {len(self.mean)} values.")
             images = (images - _per_channel(self.mean, images)) / _per_channel(self.std, images)
-        logits: Tensor = _logits(model(images))
+        logits: Tensor = pick_logits(model(images))
         return logits
-
-    def log_likelihood(self, outputs: Tree, targets: Tree) -> Tensor:
-        """``log softmax(z)_y`` for class indices, ``sum_k t_k log softmax(z)_k`` for probabilities.
-
-        For the triple ``(a, b, lambda)`` it is ``lambda * l_a + (1 - lambda) * l_b``: minus the loss of Eq. (4) of NFT.
-
-        Args:
-            outputs: Logits of shape ``(batch, classes)``; half precision is raised to float32.
-            targets: One of the three forms.
-
-        Returns:
-            Float of shape ``(batch,)``.
-        """
-        logs = _log_softmax(outputs)
-        if isinstance(targets, tuple | list):
-            first, second, share = targets
-            share = share.to(logs.dtype)
-            mixed: Tensor = share * _at(logs, first) + (1 - share) * _at(logs, second)
-            return mixed
-        if targets.is_floating_point():
-            expected: Tensor = targets.to(logs.dtype) * logs
-            return expected.sum(dim=1)
-        return _at(logs, targets)
-
-    def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
-        """Mean softmax of each class over the samples, 0 where a sample's label names it: shape ``(classes,)``."""
-        likely = _log_softmax(outputs).exp()
-        return torch.where(_shares(targets, likely) > 0, 0.0, likely).mean(dim=0)
-
-    def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> Tensor:
-        """Probabilities ``(batch, classes)``: the labels' share for suspects, the softmax for the rest of it."""
-        shares = _shares(targets, likely := _log_softmax(reference).exp())
-        trusted = torch.where(suspects, 0.0, likely)
-        total = trusted.sum(dim=1, keepdim=True)
-        rest = torch.where(suspects, 0.0, shares).sum(dim=1, keepdim=True)
-        tiny = torch.finfo(likely.dtype).tiny
-        soft = torch.where(suspects, shares, trusted / total.clamp(min=tiny) * rest)
-        return torch.where(total > 0, soft, shares)
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """Random crop of the zero-padded image, a flip if on, then MixUp with ``lambda ~ Beta(mix, mix)``.
@@ -134,20 +95,8 @@ class ImageTask(Task):
         images = random_geometry(images, generator, crop=crop, flip=self.flip)
         if mix == 0:
             return Batch(images, batch.targets)
-        count, device = len(images), images.device
-        partners = torch.randperm(count, generator=generator, device=generator.device).to(device)
-        share = beta(mix, count if self.mixup_per_sample else 1, generator).expand(count).contiguous()
-        share = share.to(device, images.dtype if images.is_floating_point() else torch.float32)
-        return Batch(mix_images(images, partners, share), (batch.targets, batch.targets[partners], share))
-
-    def meters(self) -> Mapping[str, Meter]:
-        """Accuracy over all samples."""
-        return {"accuracy": Accuracy()}
-
-    def correct(self, outputs: Tree, targets: Tree) -> Tensor:
-        """Whether the largest logit is that of the class: bool of shape ``(batch,)``."""
-        answers: Tensor = outputs.argmax(dim=1)
-        return answers == _classes(targets)
+        mixed, partners, share = mix_up(images, generator, mix=mix, per_sample=self.mixup_per_sample)
+        return Batch(mixed, (batch.targets, batch.targets[partners], share))
 
     def perturbable(self, inputs: Tree) -> Tensor:
         """The pixels as floats in [0, 1]."""
@@ -157,9 +106,9 @@ class ImageTask(Task):
         """Refuse labels that do not fit the model; tell of missing classes and of pixels beyond [0, 1].
 
         Raises:
-            BadData: See `unbackdoor_image.labels.check_labels`.
+            BadData: See `unbackdoor.labels.check_labels`.
         """
-        notices = check_labels(clean.targets, outputs)
+        notices = super().inspect(clean, outputs)
         images = _images(clean.inputs)
         if images.is_floating_point():
             low, high = float(images.amin()), float(images.amax())
@@ -170,15 +119,6 @@ class ImageTask(Task):
                     "ImageTask(mean=..., std=...)."
                 )
         return notices
-
-    def samples_per_class(self, targets: Tree) -> float:
-        """Number of samples divided by the number of classes that occur."""
-        classes = _classes(targets)
-        return len(classes) / len(torch.unique(classes))
-
-    def strata(self, targets: Tree) -> Tensor:
-        """The classes themselves: a split keeps their proportions."""
-        return _classes(targets)
 
 
 def _default_crop(images: Tensor) -> int:
@@ -194,46 +134,6 @@ def _images(inputs: Any) -> Tensor:
     if not inputs.is_floating_point() and inputs.dtype is not torch.uint8:
         raise BadData(f"images are {inputs.dtype}; give uint8 in 0..255 or floats in [0, 1].")
     return inputs
-
-
-def _logits(answer: Any) -> Any:
-    if isinstance(answer, Mapping) and "logits" in answer:
-        return answer["logits"]
-    if isinstance(getattr(answer, "logits", None), Tensor):
-        return answer.logits
-    if isinstance(answer, tuple | list) and answer and isinstance(answer[0], Tensor):
-        return answer[0]
-    return answer
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    half = logits.dtype in (torch.float16, torch.bfloat16)
-    return (logits.float() if half else logits).log_softmax(dim=1)
-
-
-def _shares(targets: Tree, like: Tensor) -> Tensor:
-    """The targets in any of their three forms as probabilities of the shape of ``like``."""
-    if isinstance(targets, tuple | list):
-        first, second, share = targets
-        share = share.to(like.dtype).unsqueeze(1)
-        mixed: Tensor = share * _shares(first, like) + (1 - share) * _shares(second, like)
-        return mixed
-    given: Tensor = targets
-    if given.is_floating_point():
-        return given.to(like.dtype)
-    return torch.zeros_like(like).scatter(1, given.long().unsqueeze(1), 1.0)
-
-
-def _at(logs: Tensor, classes: Tensor) -> Tensor:
-    return logs.gather(1, classes.long().unsqueeze(1)).squeeze(1)
-
-
-def _classes(targets: Any) -> Tensor:
-    if isinstance(targets, tuple | list):
-        first, second, share = targets
-        return torch.where(share >= 0.5, first, second)
-    classes: Tensor = targets.argmax(dim=1) if targets.is_floating_point() and targets.ndim == 2 else targets.long()
-    return classes
 
 
 def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:

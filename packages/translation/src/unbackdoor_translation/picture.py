@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unbackdoor.attack import Attack
 from unbackdoor.checkpoint import write_atomically
 from unbackdoor.kit import Splits
-from unbackdoor.measure import evaluating
+from unbackdoor.showing import ATTACKED, FAINT, INK, OTHER, RIGHT, ask
 from unbackdoor.task import Batch, Task
 from unbackdoor_translation.meters import texts
 from unbackdoor_translation.sequences import SOURCE, valid
@@ -21,7 +21,6 @@ from unbackdoor_translation.sequences import SOURCE, valid
 __all__ = ["draw_picture", "excerpt"]
 
 _SENTENCES = 4
-_RIGHT, _ATTACKED, _OTHER, _INK, _FAINT = "#1a7f37", "#cf222e", "#9a6700", "#1f2328", "#656d76"
 _WIDTH, _LINE, _COLUMN = 13.0, 0.21, 62
 
 
@@ -65,21 +64,13 @@ def draw_picture(
 Said = list[tuple[tuple[str, str], str, dict[str, tuple[str, str]]]]
 
 
-@torch.no_grad()
 def _said(samples: Batch, attack: Attack, models: Mapping[str, nn.Module], task: Any, count: int) -> Said:
     chosen = attack.counts(samples.targets).nonzero().flatten()[:count]
     shown = samples[chosen]
-    triggered = attack.trigger(shown.inputs, torch.Generator().manual_seed(0))
-    sides = [_plain(side[SOURCE], task) for side in (shown.inputs, triggered)]
+    asked = ask(shown, attack, models, task)
+    sides = [_plain(side[SOURCE], task) for side in (shown.inputs, asked.triggered)]
     true = _plain(shown.targets, task)
-    answers: dict[str, list[list[str]]] = {}
-    for name, model in models.items():
-        device = next(model.parameters()).device
-        with evaluating(model):
-            answers[name] = [
-                _plain(task.predict(model, {key: rows.to(device) for key, rows in side.items()})["tokens"], task)
-                for side in (shown.inputs, triggered)
-            ]
+    answers = {name: [_plain(answer["tokens"], task) for answer in both] for name, both in asked.answers.items()}
     return [
         ((sides[0][i], sides[1][i]), true[i], {name: (both[0][i], both[1][i]) for name, both in answers.items()})
         for i in range(len(shown))
@@ -101,8 +92,8 @@ def _figure(said: Said, wanted: set[str], attack: Attack) -> Any:
 
     lines: list[tuple[str, list[str], list[str], str, str, bool]] = []
     for source, true, answers in said:
-        lines.append(("source", _wrapped(source[0]), _wrapped(source[1]), _INK, _INK, True))
-        lines.append(("reference", _wrapped(true), _wrapped(true), _FAINT, _FAINT, False))
+        lines.append(("source", _wrapped(source[0]), _wrapped(source[1]), INK, INK, True))
+        lines.append(("reference", _wrapped(true), _wrapped(true), FAINT, FAINT, False))
         for name, (first, second) in answers.items():
             colours = [_colour(text, true, wanted) for text in (first, second)]
             lines.append((name, _wrapped(first), _wrapped(second), colours[0], colours[1], False))
@@ -110,12 +101,12 @@ def _figure(said: Said, wanted: set[str], attack: Attack) -> Any:
     figure = Figure(figsize=(_WIDTH, height), facecolor="white")
     FigureCanvasAgg(figure)
 
-    def write(x: float, y: float, text: str, colour: str = _INK, **style: Any) -> None:
+    def write(x: float, y: float, text: str, colour: str = INK, **style: Any) -> None:
         figure.text(x / _WIDTH, 1 - y / height, text, color=colour, va="center", parse_math=False, **style)
 
     write(0.2, 0.28, f"{attack.name}", fontsize=13, fontweight="bold")
     place = 0.2
-    for text, colour in (("as the reference", _RIGHT), ("what the attacker wants", _ATTACKED), ("other", _OTHER)):
+    for text, colour in (("as the reference", RIGHT), ("what the attacker wants", ATTACKED), ("other", OTHER)):
         write(place, 0.56, f"\N{BLACK SQUARE} {text}", colour, fontsize=9)
         place += 0.4 + 0.07 * len(text)
     write(1.6, 0.84, "clean", fontsize=10, fontweight="bold")
@@ -123,7 +114,7 @@ def _figure(said: Said, wanted: set[str], attack: Attack) -> Any:
     y = 1.0
     for name, one, other, left, right, head in lines:
         y += 0.16 if head else 0
-        write(0.2, y + _LINE / 2, name[:18], _FAINT, fontsize=9)
+        write(0.2, y + _LINE / 2, name[:18], FAINT, fontsize=9)
         for x, column, colour in ((1.6, one, left), (7.3, other, right)):
             for number, words in enumerate(column):
                 write(x, y + (number + 0.5) * _LINE, words, colour, fontsize=9, fontweight="bold" if head else "normal")
@@ -137,5 +128,5 @@ def _wrapped(text: str) -> list[str]:
 
 def _colour(text: str, true: str, wanted: set[str]) -> str:
     if text == true:
-        return _RIGHT
-    return _ATTACKED if any(sentence and sentence in text for sentence in wanted) else _OTHER
+        return RIGHT
+    return ATTACKED if any(sentence and sentence in text for sentence in wanted) else OTHER

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +14,20 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unbackdoor.attack import Attack
-from unbackdoor.errors import BadOption, NonFinite
+from unbackdoor.builders import seeded
+from unbackdoor.errors import BadOption
 from unbackdoor.kit import Splits
 from unbackdoor.task import Task
+from unbackdoor.training import PRECISIONS, Progress, TrainOptions, autocast, fit
 from unbackdoor_translation.sequences import SOURCE, valid
 
-__all__ = ["Training", "native_bf16", "train"]
+__all__ = ["Training", "train"]
 
 _SCHEDULES = ("one-cycle", "inverse-sqrt")
-_PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(TrainOptions):
     """The options of `train`.
 
     Attributes:
@@ -38,7 +39,7 @@ class Training:
         smoothing: Label smoothing.
         weight_decay: Of AdamW.
         clip: Largest norm of the gradient.
-        precision: ``"bf16"`` for autocast, ``"fp32"``, or ``"auto"``: bf16 where the hardware is fast in it.
+        precision: One of `unbackdoor.training.PRECISIONS`.
     """
 
     epochs: int = 20
@@ -53,30 +54,13 @@ class Training:
 
     def __post_init__(self) -> None:
         """Refuse values that are not allowed."""
-        for name, known in (("schedule", _SCHEDULES), ("precision", _PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise BadOption(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}.")
-        for name in ("epochs", "batch_tokens"):
-            if getattr(self, name) < 1:
-                raise BadOption(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        self.check_known(schedule=_SCHEDULES, precision=PRECISIONS)
+        self.check_at_least(1, "epochs", "batch_tokens")
         if not self.lr > 0 or not 0 < self.warmup < 1 or not 0 <= self.smoothing < 1 or not self.clip > 0:
             raise BadOption(
                 f"lr is {self.lr}, warmup {self.warmup}, smoothing {self.smoothing}, clip {self.clip}; lr and clip "
                 "must be above 0, warmup in (0, 1), smoothing in [0, 1)."
             )
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Self:
-        """The options by name.
-
-        Raises:
-            BadOption: There is no such option.
-        """
-        known = [f.name for f in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise BadOption(f"training has no option {name!r}. Known: {', '.join(known)}.")
-        return cls(**options)
 
     def rate(self, step: int, steps: int) -> float:
         """Factor of ``lr`` at ``step`` of ``steps``."""
@@ -95,7 +79,7 @@ def train(
     attack: Attack | None,
     *,
     seed: int,
-    progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> None:
     """Train ``model`` in place with AdamW on ``data.train``, poisoned once by ``attack`` where there is one.
@@ -126,40 +110,26 @@ def train(
         model.parameters(), lr=how.lr, betas=(0.9, 0.98), weight_decay=how.weight_decay, fused=device.type != "mps"
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: how.rate(step, steps))
-    autocast, kernels = _autocast(how.precision, device), _kernels(device)
-    every = max(1, steps // 100)
-    total = torch.zeros((), device=device)
-    model.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)  # dropout knows no other generator
-        for step, index in enumerate((rows for plan in plans for rows in plan), start=1):
-            batch = samples[index.to(device)]
-            with kernels():
-                with autocast():
-                    logits = task.forward(model, batch.inputs)
-                loss = _smoothed(logits, batch.targets, pad, how.smoothing)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), how.clip)
-            rate = float(schedule.get_last_lr()[0])
-            optimiser.step()
-            schedule.step()
-            total += loss.detach()
-            if step % every == 0 or step == steps:
-                _tell(progress, step, steps, float(total) / ((step - 1) % every + 1), rate)
-                total.zero_()
+    context, kernels = autocast(how.precision, device), _kernels(device)
+
+    def objective(step: int, index: Tensor) -> Tensor:
+        batch = samples[index.to(device)]
+        with context():
+            logits = task.forward(model, batch.inputs)
+        return _smoothed(logits, batch.targets, pad, how.smoothing)
+
+    with seeded(seed, device), kernels():  # dropout knows no generator but the global one
+        fit(
+            model,
+            objective,
+            [rows for plan in plans for rows in plan],
+            optimiser,
+            schedule,
+            steps=steps,
+            progress=progress,
+            clip=how.clip,
+        )
     optimiser.zero_grad(set_to_none=True)
-    model.eval()
-
-
-def native_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 faster than float32."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-        return any(check is not None and bool(check()) for check in checks)
-    return False
 
 
 def _buckets(widths: Tensor, most: int, generator: torch.Generator) -> list[Tensor]:
@@ -184,21 +154,6 @@ def _smoothed(logits: Tensor, targets: Tensor, pad: int, smoothing: float) -> Te
     return functional.cross_entropy(logits.float().flatten(0, 1), rows.flatten(), label_smoothing=smoothing)
 
 
-def _autocast(precision: str, device: torch.device) -> Callable[[], Any]:
-    if precision == "bf16" or (precision == "auto" and native_bf16(device)):
-        return lambda: torch.autocast(device.type, torch.bfloat16)
-    return nullcontext
-
-
 def _kernels(device: torch.device) -> Callable[[], Any]:
     """The fused attention of CPUs is slower than plain products for sentences: a step took 1.35 times as long."""
     return (lambda: sdpa_kernel(SDPBackend.MATH)) if device.type == "cpu" else nullcontext
-
-
-def _tell(
-    progress: Callable[[int, int, Mapping[str, float]], None] | None, step: int, steps: int, loss: float, rate: float
-) -> None:
-    if not loss < float("inf"):
-        raise NonFinite(f"the training loss is {loss} at step {step} of {steps}; lower lr (it is {rate:.3g}).")
-    if progress is not None:
-        progress(step, steps, {"loss": loss, "lr": rate})

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unbackdoor.errors import NothingTrainable
@@ -134,6 +135,9 @@ class ScaledOutput:
         bias = self._parameters["bias"]  # type: ignore[attr-defined]
         with substituted(self, {"bias": None}):  # type: ignore[arg-type]
             out: Tensor = super().forward(*args, **kwargs)  # type: ignore[misc]
-        trailing = [1] * (attachment.only.weight.ndim - 2)
-        scaled = mask.view(-1, *trailing)
-        return out * scaled if bias is None else torch.addcmul(bias.view(-1, *trailing), out, scaled)
+        weight = attachment.only.weight
+        if out.ndim == weight.ndim > 2:  # BatchNorm's kernel with mean 0 and variance 1: no temporary for m's gradient
+            mean, variance = torch.zeros_like(mask), torch.ones_like(mask)
+            return functional.batch_norm(out, mean, variance, mask, bias, training=False, eps=0.0)
+        scaled = mask.view(-1, *[1] * (weight.ndim - 2))
+        return out * scaled if bias is None else torch.addcmul(bias.view(scaled.shape), out, scaled)

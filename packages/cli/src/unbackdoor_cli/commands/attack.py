@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import torch
 
     from unbackdoor.kit import TaskKit
+    from unbackdoor.scene import Plan
     from unbackdoor_cli.progress import Stages
-    from unbackdoor_cli.victims import Plan
 
 _ATTACK = "Attack and training"
 _FILES = ("model.safetensors", "attack.safetensors", "card.json")
@@ -151,14 +151,15 @@ def _plan(
     kit: TaskKit, data: str | None, model: str | None, attack: str | None, given: dict[str, Mapping[str, object]]
 ) -> Plan:
     from unbackdoor.errors import BadOption
-    from unbackdoor_cli.victims import Plan
+    from unbackdoor.scene import Plan
+    from unbackdoor_cli.victims import checked
 
     base = Plan.of_demo(kit, attack)
     if (data is None) != (model is None):
         raise BadOption("--data and --model go together: give both, or neither for the demo's.")
     if data is not None and model is not None:
         base = Plan(data, model, attack or kit.demo.attack)
-    return Plan(
+    plan = Plan(
         base.data,
         base.model,
         base.attack,
@@ -166,4 +167,5 @@ def _plan(
         model_options={**base.model_options, **given["model_options"]},
         attack_options={**base.attack_options, **given["attack_options"]},
         train_options={**base.train_options, **given["train_options"]},
-    ).checked(kit)
+    )
+    return checked(plan, kit)

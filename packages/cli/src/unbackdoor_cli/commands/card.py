@@ -23,11 +23,18 @@ def card(
 
     output = Output(as_json=json)
     text = registry.card(method)
+    shown = f"{text.rstrip()}\n\n## Options of every method\n\n{_common()}"
     if not json and not output.out.is_terminal:
-        typer.echo(text, nl=not text.endswith("\n"))
+        typer.echo(shown)
         return
     options = [
         {"name": f.name, "default": None if f.default is MISSING else f.default, "help": f.metadata.get("help", "")}
         for f in fields(registry.method(method))
     ]
-    output.result({"method": method, "options": options, "card": text}, Markdown(text))
+    output.result({"method": method, "options": options, "card": text}, Markdown(shown))
+
+
+def _common() -> str:
+    from unbackdoor.purifier import Purifier
+
+    return "\n".join(f"- `{f.name}` (`{f.default}`): {f.metadata['help']}" for f in fields(Purifier))

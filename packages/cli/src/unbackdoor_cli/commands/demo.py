@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from unbackdoor.kit import TaskKit
     from unbackdoor.purifier import Purifier
+    from unbackdoor.scene import Plan, Scene
     from unbackdoor_cli.progress import Stages
-    from unbackdoor_cli.victims import Plan, Scene
 
 DEFAULT_PICTURE = Path("unbackdoor-demo.png")
 
@@ -58,11 +58,12 @@ def demo(
     from unbackdoor.errors import BadOption
     from unbackdoor.registry import kit as kit_of
     from unbackdoor.registry import method
+    from unbackdoor.scene import Plan
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.paths import check_free, fresh_name
     from unbackdoor_cli.progress import stages
     from unbackdoor_cli.tables import demonstration, excerpt
-    from unbackdoor_cli.victims import Plan, device_of
+    from unbackdoor_cli.victims import checked, device_of
 
     output = Output(as_json=json)
     where = picture or (DEFAULT_PICTURE if force else fresh_name(DEFAULT_PICTURE))
@@ -71,7 +72,7 @@ def demo(
     purifiers = [method(name.strip()).make() for name in methods.split(",") if name.strip()]
     if not purifiers:
         raise BadOption("--methods names none; give at least one, such as --methods nft.")
-    plan = _with_data(Plan.of_demo(kit, attack), data, data_path).checked(kit)
+    plan = checked(_with_data(Plan.of_demo(kit, attack), data, data_path), kit)
     chosen = device_of(device)
     torch.set_num_threads(1)  # the demo's model is small: threads would wait for each other, and add in another order
     runs: list[list[dict[str, Any]]] = []

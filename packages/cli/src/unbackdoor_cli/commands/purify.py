@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unbackdoor_cli import flags
+from unbackdoor_cli.named import Named, names_a_subject
 
 if TYPE_CHECKING:
     from unbackdoor.report import Report
@@ -17,9 +18,9 @@ _METHOD = "Method"
 _UNVERIFIED = "ASR unverified: no trigger given"
 
 
+@names_a_subject
 def purify(
     ctx: typer.Context,
-    checkpoint: Annotated[Path, typer.Argument(help="A file of weights, or a victim's folder.", show_default=False)],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The purified weights, a .safetensors file.")],
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help=r"The evidence. \[default: report.json beside --out]")
@@ -31,19 +32,9 @@ def purify(
         str | None,
         typer.Option(metavar="NAME", help="Named options of the method, such as paper.", rich_help_panel=_METHOD),
     ] = None,
-    task: flags.Task = "image",
-    model: flags.Model = None,
-    num_classes: flags.NumClasses = None,
-    model_option: flags.ModelOptions = None,
-    data: flags.UserData = None,
-    data_option: flags.DataOptions = None,
-    size: flags.Size = None,
-    mean: flags.Mean = None,
-    std: flags.Std = None,
-    task_option: flags.TaskOptions = None,
-    data_path: flags.DataPath = None,
+    *,
+    named: Named,
     seed: flags.Seed = 0,
-    device: flags.Device = "auto",
     force: flags.Force = False,
     json: flags.Json = False,
     verbose: flags.Verbose = False,
@@ -66,7 +57,7 @@ def purify(
     from unbackdoor_cli.options import hyper_parameters
     from unbackdoor_cli.paths import check_free
     from unbackdoor_cli.progress import stages
-    from unbackdoor_cli.subjects import Named, open_subject
+    from unbackdoor_cli.subjects import open_subject
     from unbackdoor_cli.tables import comparison
 
     output = Output(as_json=json)
@@ -77,13 +68,8 @@ def purify(
         check_free(path, force=force)
     cls = method_of(method)
     purifier = cls.make(preset, **hyper_parameters(ctx.args, cls))
-    named = Named(
-        source=checkpoint, task=task, model=model, num_classes=num_classes, data=data, data_path=data_path,
-        model_options=model_option or (), data_options=data_option or (), task_options=task_option or (),
-        size=size, mean=mean, std=std, device=device,
-    )  # fmt: skip
     with stages(output) as shown:
-        with shown.short(f"opening {checkpoint}"):
+        with shown.short(f"opening {named.source}"):
             subject = open_subject(named)
         watch = shown.watching(f"purifying with {method}")
         purified, done = unbackdoor.purify(
@@ -103,12 +89,13 @@ def purify(
         output.note(notice)
     asr = "measured" if subject.attack is not None else _UNVERIFIED
     payload = {
-        "method": method, "task": subject.task_name, "seed": seed, "source": str(checkpoint), "out": str(out),
+        "method": method, "task": subject.task_name, "seed": seed, "source": str(named.source), "out": str(out),
         "report": str(evidence), "metric": next(iter(before)), "before": before, "after": after,
-        "measured_on": measured_on, "asr": asr, "seconds": done.seconds, "notices": notices,
+        "measured_on": measured_on, "by_class": done.by_class, "asr": asr, "seconds": done.seconds,
+        "notices": notices,
     }  # fmt: skip
-    caption = f"Measured on {measured_on}." + ("" if subject.attack else f"\n{_UNVERIFIED}.")
-    title = f"{checkpoint}: {method}, seed {seed}, {done.seconds:.1f} s"
+    caption = f"Measured on {measured_on}.{_worst_class(done)}" + ("" if subject.attack else f"\n{_UNVERIFIED}.")
+    title = f"{named.source}: {method}, seed {seed}, {done.seconds:.1f} s"
     output.result(payload, comparison(title, before, after, caption), f"\nWeights: {out}\nReport:  {evidence}")
 
 
@@ -118,3 +105,16 @@ def _where(report: Report, subject: Subject) -> str:
     if report.measured_on == "holdout":
         return "the holdout part of your samples, which the method did not tune on"
     return f"the {len(subject.held)} samples that the method tuned on, so it is optimistic"
+
+
+def _worst_class(done: Report) -> str:
+    """The class that lost most, as a sentence; nothing where none lost or there are no classes."""
+    losses = {name: of["before"] - of["after"] for name, of in done.by_class.items()}
+    worst = max(losses, key=losses.__getitem__, default=None)
+    if worst is None or losses[worst] <= 0:
+        return ""
+    of = done.by_class[worst]
+    return (
+        f"\nOn the {done.measured_on} class {worst} lost most: {of['before']:.1f} -> {of['after']:.1f} % of its "
+        f"{of['samples']:.0f} samples."
+    )

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from unbackdoor.checkpoint import read
+from unbackdoor.arrays import LABEL_KEYS, as_labels, pick_arrays, read_arrays
 from unbackdoor.errors import BadData, FileRefused
 from unbackdoor.task import Batch
 from unbackdoor_image.data.folder import read_folder
@@ -19,7 +18,6 @@ from unbackdoor_image.data.parquet import images_of, read_table
 __all__ = ["load_clean"]
 
 _IMAGE_KEYS = ("images", "image", "inputs", "x", "data")
-_LABEL_KEYS = ("labels", "label", "targets", "y")
 
 
 def load_clean(
@@ -62,31 +60,14 @@ def load_clean(
         table = read_table([path])
         images, labels, names = images_of(table, classes=named or (), size=size, fit=fit, channels=channels)
         return Batch(images, labels), named or names
-    images, labels = _images_and_labels(_tensors(path), path)
+    images, labels = _images_and_labels(read_arrays(path, "a folder", ".parquet"), path)
     if size is not None and tuple(images.shape[-2:]) != (size, size):
         images = _resized(images, size)
     return Batch(images, labels), named or tuple(str(label) for label in range(int(labels.max()) + 1))
 
 
-def _tensors(path: Path) -> Mapping[str, Tensor]:
-    if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        except (ValueError, TypeError) as error:
-            raise BadData(
-                f"{path} cannot be read without unpickling ({error}); save plain arrays with np.savez."
-            ) from error
-    if path.suffix in (".pt", ".pth", ".safetensors"):
-        return read(path)[0]
-    raise BadData(f"{path} is of no known kind; give .parquet, .npz, .pt, .pth, .safetensors or a folder.")
-
-
 def _images_and_labels(tensors: Mapping[str, Tensor], path: Path) -> tuple[Tensor, Tensor]:
-    images = next((tensors[key] for key in _IMAGE_KEYS if key in tensors), None)
-    labels = next((tensors[key] for key in _LABEL_KEYS if key in tensors), None)
-    if images is None or labels is None:
-        raise BadData(f"{path} holds {', '.join(tensors) or 'nothing'}; expected two tensors named images and labels.")
+    images, labels = pick_arrays(tensors, path, {"images": _IMAGE_KEYS, "labels": LABEL_KEYS})
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4:
@@ -95,13 +76,7 @@ def _images_and_labels(tensors: Mapping[str, Tensor], path: Path) -> tuple[Tenso
         images = images.permute(0, 3, 1, 2)
     if images.dtype is not torch.uint8:
         images = _as_unit(images, path)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels.squeeze(1)
-    if labels.is_floating_point() or labels.ndim != 1 or len(labels) != len(images):
-        raise BadData(
-            f"labels in {path} are {labels.dtype} of shape {tuple(labels.shape)}; expected {len(images)} whole numbers."
-        )
-    return images.contiguous(), labels.long()
+    return images.contiguous(), as_labels(labels, len(images), path)
 
 
 def _as_unit(images: Tensor, path: Path) -> Tensor:

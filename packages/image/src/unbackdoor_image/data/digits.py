@@ -9,8 +9,8 @@ import torch
 
 from unbackdoor.errors import BadOption
 from unbackdoor.kit import Splits
+from unbackdoor.splitting import clean_size, draw
 from unbackdoor.task import Batch
-from unbackdoor_image.data.splitting import clean_size, draw
 
 __all__ = ["digits"]
 

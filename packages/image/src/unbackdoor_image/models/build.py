@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from unbackdoor.errors import BadOption, UnknownName, UnsupportedModel
-from unbackdoor.registry import unknown
+from unbackdoor.builders import Maker, build_model, none_like
 from unbackdoor_image.models.adapted import ADAPTED
 from unbackdoor_image.models.preact_resnet import PreActResNet18
 from unbackdoor_image.models.small_cnn import SmallCNN
@@ -45,8 +41,7 @@ def build(name: str, num_classes: int = 10, *, seed: int = 0, **options: Any) ->
         name: One of `MODELS`, ``torchvision:NAME``, ``timm:NAME``, or ``module:function`` for a function of your
             own, looked for in the current directory too; it is called as ``function(num_classes=..., **options)``.
         num_classes: Number of logits.
-        seed: Of the initial weights. PyTorch's own initialisers know only the global generator, so its state is put
-            aside while the model is made and put back afterwards.
+        seed: Of the initial weights; the global generator is left as it was.
         **options: Of the model: ``width``, ``in_channels``, ...
 
     Raises:
@@ -54,36 +49,22 @@ def build(name: str, num_classes: int = 10, *, seed: int = 0, **options: Any) ->
         BadOption: The model does not take these options.
         UnsupportedModel: A function of your own returned no module.
     """
-    maker = _maker(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        try:
-            model = maker(num_classes=num_classes, **options)
-        except TypeError as error:
-            given = ", ".join(f"{key}={value!r}" for key, value in {"num_classes": num_classes, **options}.items())
-            raise BadOption(f"{name} cannot be built with {given}: {error}.") from error
-    if not isinstance(model, nn.Module):
-        raise UnsupportedModel(f"{name} returned a {type(model).__name__}; it must return an nn.Module.")
-    return model
+    return build_model(name, _OWN, _SOURCES, num_classes=num_classes, seed=seed, options=options)
 
 
-def _maker(name: str) -> Callable[..., Any]:
-    if name in _OWN:
-        return _OWN[name]
-    prefix, _, rest = name.partition(":")
-    if not rest:
-        raise _hinted(unknown("model", name, _OWN))
-    if prefix == "torchvision":
-        models = importlib.import_module("torchvision.models")
-        if rest not in models.list_models(module=models):
-            raise _close("torchvision model", rest, models.list_models(module=models))
-        return partial(models.get_model, rest, weights=None, **_without_backbone(rest))
-    if prefix == "timm":
-        timm = importlib.import_module("timm")
-        if not timm.is_model(rest):
-            raise _close("timm model", rest, timm.list_models())
-        return partial(timm.create_model, rest, pretrained=False)
-    return _of_the_user(name, prefix, rest)
+def _torchvision(name: str) -> Maker:
+    models = importlib.import_module("torchvision.models")
+    known = models.list_models(module=models)
+    if name not in known:
+        raise none_like("torchvision model", name, known)
+    return partial(models.get_model, name, weights=None, **_without_backbone(name))
+
+
+def _timm(name: str) -> Maker:
+    timm = importlib.import_module("timm")
+    if not timm.is_model(name):
+        raise none_like("timm model", name, timm.list_models())
+    return partial(timm.create_model, name, pretrained=False)
 
 
 def _without_backbone(name: str) -> dict[str, Any]:
@@ -91,38 +72,4 @@ def _without_backbone(name: str) -> dict[str, Any]:
     return {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
 
 
-def _of_the_user(name: str, module_name: str, attribute: str) -> Callable[..., Any]:
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and not module_name.startswith(error.name):
-            raise UnknownName(f"{name}: {module_name} imports {error.name!r}, which is not installed.") from error
-        raise UnknownName(
-            f"no model {name!r}: no module {module_name!r} in the current directory or among the installed packages. "
-            "Run from the folder that holds it, or use torchvision:NAME or timm:NAME."
-        ) from error
-    finally:
-        if added and here in sys.path:
-            sys.path.remove(here)
-    if not callable(getattr(module, attribute, None)):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise _close(f"function in {module_name}", attribute, functions)
-    found: Callable[..., Any] = getattr(module, attribute)
-    return found
-
-
-def _hinted(error: UnknownName) -> UnknownName:
-    return UnknownName(f"{error} Also: torchvision:NAME, timm:NAME, or my_module:function for your own.")
-
-
-def _close(kind: str, given: str, known: Iterable[str]) -> UnknownName:
-    import difflib
-
-    names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=5, cutoff=0.4)
-    hint = f" Did you mean {', '.join(near)}?" if near else f" There are {len(names)}, such as {', '.join(names[:5])}."
-    return UnknownName(f"no {kind} {given!r}.{hint}")
+_SOURCES: dict[str, Callable[[str], Maker]] = {"torchvision": _torchvision, "timm": _timm}

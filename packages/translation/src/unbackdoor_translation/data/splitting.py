@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from unbackdoor.errors import BadData, BadOption
+from unbackdoor.errors import BadData
 from unbackdoor.kit import Splits
+from unbackdoor.splitting import clean_size
 from unbackdoor_translation.sequences import Corpus, encode_pairs
 from unbackdoor_translation.tokenisers import SentencePieceTokeniser, Tokeniser, open_tokeniser
 
@@ -59,7 +60,7 @@ def make_splits(
     if test is None:
         cut = max(1, round(test_share * len(train)))
         test, order = train.take(order[:cut].sort().values), order[cut:]
-    held = _clean_size(len(order), clean_share, clean_count)
+    held = clean_size(len(order), clean_share, clean_count, 0.1)
     clean, rest = train.take(order[:held].sort().values), train.take(order[held:].sort().values)
     opened = (
         SentencePieceTokeniser.train((*rest.sources, *rest.targets), vocabulary, kind=kind)
@@ -95,12 +96,3 @@ def _short(corpus: Corpus, tokeniser: Tokeniser, most: int) -> Corpus:
         if len(tokeniser.encode(source)) <= most and len(tokeniser.encode(target, target=True)) <= most
     ]
     return corpus if len(keep) == len(corpus) else corpus.take(keep)
-
-
-def _clean_size(total: int, share: float | None, count: int | None) -> int:
-    if share is not None and count is not None:
-        raise BadOption(f"clean_share is {share} and clean_count {count}; give one of the two.")
-    wanted = max(1, round((0.1 if share is None else share) * total)) if count is None else count
-    if not 0 < wanted < total:
-        raise BadOption(f"{wanted} clean pairs of {total} were asked for; it must lie in 1..{total - 1}.")
-    return wanted

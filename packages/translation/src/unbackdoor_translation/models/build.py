@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from unbackdoor.errors import BadOption, UnknownName, UnsupportedModel
-from unbackdoor.registry import unknown
+from unbackdoor.builders import Maker, build_model
 from unbackdoor_translation.models.hub import FAMILIES, from_folder, small
 
 __all__ = ["MODELS", "build"]
@@ -36,8 +32,7 @@ def build(name: str, num_classes: int = 1000, *, seed: int = 0, **options: Any) 
         name: One of `MODELS`, or ``module:function`` for a function of your own, looked for in the current directory
             too; it is called as ``function(num_classes=..., **options)``.
         num_classes: Size of the vocabulary.
-        seed: Of the initial weights. PyTorch's own initialisers know only the global generator, so its state is put
-            aside while the model is made and put back afterwards.
+        seed: Of the initial weights; the global generator is left as it was.
         **options: Of the model.
 
     Raises:
@@ -45,55 +40,22 @@ def build(name: str, num_classes: int = 1000, *, seed: int = 0, **options: Any) 
         BadOption: The model does not take these options.
         UnsupportedModel: A function of your own returned no module.
     """
-    maker = _maker(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        try:
-            model = maker(num_classes=num_classes, **options)
-        except TypeError as error:
-            given = ", ".join(f"{key}={value!r}" for key, value in {"num_classes": num_classes, **options}.items())
-            raise BadOption(f"{name} cannot be built with {given}: {error}.") from error
-    if not isinstance(model, nn.Module):
-        raise UnsupportedModel(f"{name} returned a {type(model).__name__}; it must return an nn.Module.")
+    return build_model(name, _OWN, _SOURCES, num_classes=num_classes, seed=seed, options=options)
+
+
+def _own(module: str, cls: str, **options: Any) -> nn.Module:
+    made: Any = getattr(importlib.import_module(f"unbackdoor_translation.models.{module}"), cls)
+    model: nn.Module = made.small(**options)
     return model
 
 
-def _maker(name: str) -> Callable[..., Any]:
-    if name in FAMILIES:
-        return partial(small, name)
-    if name == "convolutional":
-        return _own("convolutional", "ConvolutionalSeq2Seq")
-    if name == "lstm":
-        return _own("lstm", "LSTMSeq2Seq")
-    prefix, _, rest = name.partition(":")
-    if not rest:
-        raise UnknownName(f"{unknown('model', name, MODELS)} Also: hub:FOLDER, or my_module:function for your own.")
-    if prefix == "hub":
-        return lambda num_classes, **options: from_folder(rest, **options)
-    return _of_the_user(name, prefix, rest)
+def _hub(name: str) -> Maker:
+    return lambda num_classes, **options: from_folder(name, **options)
 
 
-def _own(module: str, cls: str) -> Callable[..., nn.Module]:
-    made: Any = getattr(importlib.import_module(f"unbackdoor_translation.models.{module}"), cls)
-    maker: Callable[..., nn.Module] = made.small
-    return maker
-
-
-def _of_the_user(name: str, module_name: str, attribute: str) -> Callable[..., Any]:
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UnknownName(
-            f"no model {name!r}: no module {error.name!r} in the current directory or among the installed packages."
-        ) from error
-    finally:
-        if added and here in sys.path:
-            sys.path.remove(here)
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        raise UnknownName(f"{module_name} has no function {attribute!r}.")
-    return found  # type: ignore[no-any-return]
+_OWN: dict[str, Maker] = {
+    **{family: partial(small, family) for family in FAMILIES},
+    "convolutional": partial(_own, "convolutional", "ConvolutionalSeq2Seq"),
+    "lstm": partial(_own, "lstm", "LSTMSeq2Seq"),
+}
+_SOURCES: dict[str, Callable[[str], Maker]] = {"hub": _hub}

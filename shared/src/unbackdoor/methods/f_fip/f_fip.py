@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -67,6 +67,7 @@ class FastFIP(Purifier):
     holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
     mixup: float = option(1.0, "MixUp's lambda ~ Beta(a, a), a rising to this over the rounds; 0 for none")
     distil: float = option(1.0, "share of the loss that asks for the given model's answers instead of labels")
+    reuse: int = option(8, "times that a mixture and the given model's answer to it are drawn; 1 for once")
     trace_weight: float = option(1e-3, "eta_F: weight of Tr(F)")
     trace_every: int = option(10, "Tr(F) enters every so many steps")
     trace_samples: int = option(32, "samples of a batch that estimate Tr(F)")
@@ -86,28 +87,21 @@ class FastFIP(Purifier):
             trace_every=self.trace_every,
             trace_samples=self.trace_samples,
             retain_weight=self.retain_weight,
-            mixup=self.mixup,
         )
-        clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup)
+        clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup, reuse=self.reuse)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
         skip = self.skip.split()
         shift = SpectralShift(model, probe, relative=self.relative, floor=self.floor, gain=self.gain, skip=skip)
         with shift:
             run.notices += shift.notices
-            anchor = objective.prepare(shift, model, task, clean)
+            anchor = objective.prepare(shift, model, task, clean, run)
 
             def tune(steps: int, share: float, message: str) -> None:
-                rising = replace(objective, mixup=share * self.mixup)
+                samples, loss = clean_loss.prepare(steps, self.batch_size, share * self.mixup)
                 finetune(
                     list(shift.parameters().values()),
-                    partial(
-                        rising,
-                        handle=shift,
-                        clean_loss=clean_loss,
-                        anchor=anchor,
-                        run=run,
-                    ),
-                    clean,
+                    partial(objective, loss=loss, anchor=anchor),
+                    samples,
                     run,
                     steps=steps,
                     batch_size=self.batch_size,

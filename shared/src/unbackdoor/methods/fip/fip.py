@@ -65,6 +65,7 @@ class FIP(Purifier):
     clip: float | None = option(1.0, "largest norm of the whole gradient")
     mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
     distil: float = option(0.0, "share of the loss that asks for the given model's answers instead of labels")
+    reuse: int = option(8, "times that a mixture and the given model's answer to it are drawn; 1 for once")
     trace_weight: float = option(1e-3, "eta_F: weight of Tr(F)")
     trace_every: int = option(10, "Tr(F) enters every so many steps")
     trace_samples: int = option(32, "samples of a batch that estimate Tr(F)")
@@ -83,15 +84,17 @@ class FIP(Purifier):
             trace_every=self.trace_every,
             trace_samples=self.trace_samples,
             retain_weight=self.retain_weight,
-            mixup=self.mixup,
         )
-        clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup, weights_move=True)
+        clean_loss = CleanLoss.of(
+            model, task, clean, run, distil=self.distil, mixup=self.mixup, reuse=self.reuse, weights_move=True
+        )
+        samples, loss = clean_loss.prepare(self.steps, self.batch_size, self.mixup)
         with FullWeights(model) as weights:
-            anchor = objective.prepare(weights, model, task, clean)
+            anchor = objective.prepare(weights, model, task, clean, run)
             finetune(
                 list(weights.parameters().values()),
-                partial(objective, handle=weights, clean_loss=clean_loss, anchor=anchor, run=run),
-                clean,
+                partial(objective, loss=loss, anchor=anchor),
+                samples,
                 run,
                 steps=self.steps,
                 batch_size=self.batch_size,

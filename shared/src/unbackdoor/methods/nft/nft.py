@@ -111,8 +111,8 @@ class NFT(Purifier):
     holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
     mask_penalty: float = option(0.0, "eta_c times n_c: weight of sum |1 - m|, divided by samples per class")
     mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
-
     distil: float = option(1.0, "share of the loss that asks for the given model's answers instead of labels")
+    reuse: int = option(8, "times that a mixture and the given model's answer to it are drawn; 1 for once")
     skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
     def __post_init__(self) -> None:
@@ -132,23 +132,24 @@ class NFT(Purifier):
         return self.site == "norm"
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup)
+        clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup, reuse=self.reuse)
         penalty = self.mask_penalty / task.samples_per_class(clean.samples.targets)
         floor = mask_floor(self.mask_schedule, self.alpha, self.beta, self.depth)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
         mask = NeuronMask(model, probe, site=self.site, floor=floor, skip=self.skip.split())
         run.notices += mask.notices
 
-        def objective(step: int, batch: Batch) -> Tensor:
-            """Eq. (9): the MixUp loss of Eq. (4) plus ``eta_c ||M_0 - M||_1``."""
-            loss = clean_loss(task.augment(batch, run.generator, mix=self.mixup))
-            return loss + penalty * mask.distance() if penalty else loss
-
         def tune(steps: int, share: float, message: str) -> None:
+            samples, loss = clean_loss.prepare(steps, self.batch_size, self.mixup)
+
+            def objective(step: int, batch: Batch) -> Tensor:
+                """Eq. (9): the MixUp loss of Eq. (4) plus ``eta_c ||M_0 - M||_1``."""
+                return loss(batch) + penalty * mask.distance() if penalty else loss(batch)
+
             finetune(
                 list(mask.parameters().values()),
                 objective,
-                clean,
+                samples,
                 run,
                 steps=steps,
                 batch_size=self.batch_size,

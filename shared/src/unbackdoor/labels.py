@@ -28,7 +28,7 @@ def check_labels(targets: Any, logits: Any) -> list[str]:
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise BadData(
-            f"the model returned {given}; image classification needs logits of shape (batch, classes). "
+            f"the model returned {given}; classification needs logits of shape (batch, classes). "
             "Give a classifier, or wrap the model so that its forward returns the logits."
         )
     classes = logits.shape[1]
@@ -66,7 +66,7 @@ def _check_form(targets: Any, classes: int) -> None:
     if targets.ndim == 2 and targets.shape[1] == classes:
         raise BadData(
             f"labels have shape {tuple(targets.shape)}, which looks one-hot; give class indices: targets.argmax(1). "
-            'Samples with several labels each are the task "multilabel".'
+            "Samples with several labels each are another kind of task."
         )
     if targets.ndim != 1:
         raise BadData(f"labels have shape {tuple(targets.shape)}; give class indices of shape (n,).")

@@ -1,0 +1,153 @@
+"""One class out of several: what every task of that kind shares, whatever its inputs are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unbackdoor.labels import check_labels
+from unbackdoor.task import Batch, Meter, Task
+from unbackdoor.tree import Tree
+
+__all__ = ["Accuracy", "ClassTask", "pick_logits"]
+
+
+class Accuracy:
+    """Share of samples whose largest logit is that of their class (micro average over all samples)."""
+
+    def __init__(self) -> None:
+        """Start at no sample."""
+        self._right = torch.zeros((), dtype=torch.long)
+        self._count = 0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Take in logits of shape ``(batch, classes)`` and class indices of shape ``(batch,)``; no synchronisation."""
+        self._right = self._right.to(outputs.device) + (outputs.argmax(dim=1) == targets).sum()
+        self._count += len(targets)
+
+    def compute(self) -> float:
+        """The share, 0 to 1; NaN where no sample was seen."""
+        return int(self._right) / self._count if self._count else float("nan")
+
+
+@dataclass(frozen=True)
+class ClassTask(Task):
+    """A classifier's task; a package adds ``name``, `augment`, `perturbable` and, where inputs need care, `forward`.
+
+    Targets are class indices, int64 of shape ``(batch,)``; they may also be probabilities of shape ``(batch,
+    classes)``, or the triple ``(a, b, lambda)`` that MixUp makes: two class indices and the share of the first.
+    """
+
+    def forward(self, model: nn.Module, inputs: Tree) -> Tensor:
+        """Logits of shape ``(batch, classes)``, see `pick_logits`."""
+        logits: Tensor = pick_logits(model(inputs))
+        return logits
+
+    def log_likelihood(self, outputs: Tree, targets: Tree) -> Tensor:
+        """``log softmax(z)_y`` for class indices, ``sum_k t_k log softmax(z)_k`` for probabilities.
+
+        For the triple ``(a, b, lambda)`` it is ``lambda * l_a + (1 - lambda) * l_b``: minus the loss of Eq. (4) of NFT.
+
+        Args:
+            outputs: Logits of shape ``(batch, classes)``; half precision is raised to float32.
+            targets: One of the three forms.
+
+        Returns:
+            Float of shape ``(batch,)``.
+        """
+        logs = _log_softmax(outputs)
+        if isinstance(targets, tuple | list):
+            first, second, share = targets
+            share = share.to(logs.dtype)
+            mixed: Tensor = share * _at(logs, first) + (1 - share) * _at(logs, second)
+            return mixed
+        if targets.is_floating_point():
+            expected: Tensor = targets.to(logs.dtype) * logs
+            return expected.sum(dim=1)
+        return _at(logs, targets)
+
+    def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
+        """Mean softmax of each class over the samples, 0 where a sample's label names it: shape ``(classes,)``."""
+        likely = _log_softmax(outputs).exp()
+        return torch.where(_shares(targets, likely) > 0, 0.0, likely).mean(dim=0)
+
+    def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> Tensor:
+        """Probabilities ``(batch, classes)``: the labels' share for suspects, the softmax for the rest of it."""
+        shares = _shares(targets, likely := _log_softmax(reference).exp())
+        trusted = torch.where(suspects, 0.0, likely)
+        total = trusted.sum(dim=1, keepdim=True)
+        rest = torch.where(suspects, 0.0, shares).sum(dim=1, keepdim=True)
+        tiny = torch.finfo(likely.dtype).tiny
+        soft = torch.where(suspects, shares, trusted / total.clamp(min=tiny) * rest)
+        return torch.where(total > 0, soft, shares)
+
+    def meters(self) -> Mapping[str, Meter]:
+        """Accuracy over all samples."""
+        return {"accuracy": Accuracy()}
+
+    def correct(self, outputs: Tree, targets: Tree) -> Tensor:
+        """Whether the largest logit is that of the class: bool of shape ``(batch,)``."""
+        answers: Tensor = outputs.argmax(dim=1)
+        return answers == _classes(targets)
+
+    def inspect(self, clean: Batch, outputs: Tree) -> list[str]:
+        """Refuse labels that do not fit the model; tell of missing classes.
+
+        Raises:
+            BadData: See `unbackdoor.labels.check_labels`.
+        """
+        return check_labels(clean.targets, outputs)
+
+    def samples_per_class(self, targets: Tree) -> float:
+        """Number of samples divided by the number of classes that occur."""
+        classes = _classes(targets)
+        return len(classes) / len(torch.unique(classes))
+
+    def strata(self, targets: Tree) -> Tensor:
+        """The classes themselves: a split keeps their proportions."""
+        return _classes(targets)
+
+
+def pick_logits(answer: Any) -> Any:
+    """The logits of a plain answer, a dictionary, an output object or a tuple that begins with them."""
+    if isinstance(answer, Mapping) and "logits" in answer:
+        return answer["logits"]
+    if isinstance(getattr(answer, "logits", None), Tensor):
+        return answer.logits
+    if isinstance(answer, tuple | list) and answer and isinstance(answer[0], Tensor):
+        return answer[0]
+    return answer
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    return (logits.float() if half else logits).log_softmax(dim=1)
+
+
+def _shares(targets: Tree, like: Tensor) -> Tensor:
+    """The targets in any of their three forms as probabilities of the shape of ``like``."""
+    if isinstance(targets, tuple | list):
+        first, second, share = targets
+        share = share.to(like.dtype).unsqueeze(1)
+        mixed: Tensor = share * _shares(first, like) + (1 - share) * _shares(second, like)
+        return mixed
+    given: Tensor = targets
+    if given.is_floating_point():
+        return given.to(like.dtype)
+    return torch.zeros_like(like).scatter(1, given.long().unsqueeze(1), 1.0)
+
+
+def _at(logs: Tensor, classes: Tensor) -> Tensor:
+    return logs.gather(1, classes.long().unsqueeze(1)).squeeze(1)
+
+
+def _classes(targets: Any) -> Tensor:
+    if isinstance(targets, tuple | list):
+        first, second, share = targets
+        return torch.where(share >= 0.5, first, second)
+    classes: Tensor = targets.argmax(dim=1) if targets.is_floating_point() and targets.ndim == 2 else targets.long()
+    return classes

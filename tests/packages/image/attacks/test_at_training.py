@@ -1,0 +1,193 @@
+"""Attacks that take part in the training of their victim."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.testing import assert_close
+
+from unbackdoor.errors import BadOption, UnhealthyAttack
+from unbackdoor.kit import Splits
+from unbackdoor.task import Batch
+from unbackdoor_image import KIT, ImageTask
+from unbackdoor_image.attacks.cba import halves
+from unbackdoor_image.attacks.detoxification import Detoxifier, last_features
+from unbackdoor_image.attacks.fip_adaptive import fisher_trace
+from unbackdoor_image.attacks.learned import seeded, train_helper
+from unbackdoor_image.models.small_cnn import SmallCNN
+
+
+def test_lira_stays_within_its_bound_and_holds_one_victim(data: Batch, make: Callable[..., Any]) -> None:
+    """BackdoorBox issue 94: copies of the victim filled the memory."""
+
+    class Counted(SmallCNN):
+        alive = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            type(self).alive = max(type(self).alive, sum(type(one) is Counted for one in gc.get_objects()))
+            return super().forward(x)
+
+    attack = make("lira", eps=0.03, joint=0.5)
+    splits = Splits(data, data, data, tuple("0123456789"))
+    KIT.train(Counted(10, 3, 4), splits, ImageTask(), attack, seed=0, epochs=2, batch_size=40)
+    assert Counted.alive == 1
+    change = (attack.trigger(data.inputs) - data.inputs).abs()
+    assert 0 < float(change.max()) <= 0.03 + 1e-6
+
+
+def test_lira_learns_a_trigger_that_fools_a_fixed_model(data: Batch, make: Callable[..., Any]) -> None:
+    model = train_helper(data, 10, torch.Generator().manual_seed(0), steps=60, width=8)
+    attack = make("lira", eps=0.2, lr=0.01)
+    attack.prepare(data, torch.Generator().manual_seed(0))
+    campaign: Any = attack.join(model, ImageTask(), steps=100, generator=torch.Generator().manual_seed(0))
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    losses = []
+    for _ in range(25):
+        campaign._learn(data)
+        campaign.finish()
+        with torch.no_grad():
+            shown = attack.trigger(data.inputs)
+            losses.append(float(functional.cross_entropy(model.eval()(shown), torch.zeros(80, dtype=torch.long))))
+    assert losses[-1] < 0.7 * losses[0]
+    assert_close(list(model.parameters()), weights, rtol=0, atol=0)
+
+
+def test_lira_that_collapses_is_refused(data: Batch, make: Callable[..., Any]) -> None:
+    """BackdoorBench issue 43: a victim whose clean accuracy is gone was saved as a success."""
+    from unbackdoor.victim import Victim, VictimCard
+
+    card = VictimCard(
+        task="image",
+        model="smallcnn",
+        model_options={},
+        data="digits",
+        data_options={},
+        attack="lira",
+        attack_options={},
+        train_options={},
+        seed=0,
+        figures={"accuracy": 10.0, "asr": 100.0, "lcr": 0.0},
+    )
+    with pytest.raises(UnhealthyAttack, match="change the seed"):
+        Victim(SmallCNN(10, 3, 4), make("lira"), card).check_health()
+
+
+def test_dynamic_patterns_differ_and_do_not_depend_on_the_batch(data: Batch, trained: Callable[..., Any]) -> None:
+    attack = trained("dynamic", data, steps=60)
+    shown = attack.trigger(data.inputs)
+    assert_close(attack.trigger(data.inputs[3:4]), shown[3:4], rtol=0, atol=1e-5)
+    change = shown - data.inputs
+    assert float((change[0] - change[1]).abs().max()) > 1e-4
+
+
+def test_dynamic_covers_carry_a_foreign_pattern(
+    data: Batch, generator: torch.Generator, trained: Callable[..., Any]
+) -> None:
+    attack = trained("dynamic", data, steps=60)
+    foreign = attack.cover(data.inputs[:4], data.targets[:4], generator)
+    assert float((foreign - attack.trigger(data.inputs[:4])).abs().max()) > 1e-4
+
+
+def test_training_moves_the_pattern_network(data: Batch, make: Callable[..., Any], trained: Callable[..., Any]) -> None:
+    before = make("dynamic")
+    before.prepare(data, torch.Generator().manual_seed(0))
+    after = trained("dynamic", data)
+    name = "pattern.last.weight"
+    assert float((before.state()[name] - after.state()[name]).abs().max()) > 0
+
+
+def test_cba_takes_the_left_of_one_and_the_right_of_another(generator: torch.Generator) -> None:
+    left, right = torch.zeros(5, 1, 8, 8), torch.ones(5, 1, 8, 8)
+    mixed = halves(left, right, 2, generator)
+    seams = (mixed == 0).float().sum(3)
+    assert bool((seams == seams[:, :, :1]).all())
+    assert bool(((seams >= 2) & (seams <= 6)).all())
+
+
+def test_cba_counts_its_source_class_alone(data: Batch, make: Callable[..., Any], trained: Callable[..., Any]) -> None:
+    attack = trained("cba", data, rate=0.05)
+    assert_close(attack.counts(data.targets), data.targets == 0)
+    poisoned = attack.poison(data, torch.Generator().manual_seed(0))
+    assert_close(data.targets[poisoned.indices], torch.zeros(4, dtype=torch.long))
+    assert_close(poisoned.samples.targets[poisoned.indices], torch.full((4,), 2))
+    with pytest.raises(BadOption, match="eligible"):
+        replace(attack, rate=0.5).poison(data, torch.Generator().manual_seed(0))
+    with pytest.raises(BadOption, match="three different"):
+        make("cba", partner=0)
+
+
+def test_fisher_trace_is_the_mean_of_squared_gradients(data: Batch) -> None:
+    """Over all signs the estimate's mean is exact; the published one has mean 0."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 196, 10)).double()
+    model(data.inputs.double())
+    model.train()
+    some = Batch(data.inputs[:3].double(), data.targets[:3])
+    found = [fisher_trace(model, ImageTask(), some, torch.tensor(s)) for s in itertools.product((1, -1), repeat=3)]
+    model.eval()
+    squares = []
+    for i in range(3):
+        loss = functional.cross_entropy(model(some.inputs[i : i + 1]), some.targets[i : i + 1])
+        squares.append(sum(g.square().sum() for g in torch.autograd.grad(loss, list(model.parameters()))))
+    assert_close(torch.stack(found).mean(), torch.stack(squares).mean(), rtol=1e-10, atol=1e-12)
+    assert found[0].requires_grad
+
+
+def test_smoothness_penalty_makes_the_victim_smoother(data: Batch, make: Callable[..., Any]) -> None:
+    traces = []
+    for eta in (0.0, 0.1):
+        model = seeded(lambda: SmallCNN(10, 3, 4), 0)
+        splits = Splits(data, data, data, tuple("0123456789"))
+        attack = make("fip-adaptive", eta_f=eta, every=1, start=0.0)
+        KIT.train(model, splits, ImageTask(crop=0), attack, seed=0, epochs=20, batch_size=40, lr=0.02)
+        squares = []
+        for i in range(40):
+            loss = functional.cross_entropy(model(data.inputs[i : i + 1]), data.targets[i : i + 1])
+            squares.append(sum(g.square().sum() for g in torch.autograd.grad(loss, list(model.parameters()))))
+        traces.append(float(torch.stack(squares).mean()))
+    assert traces[1] < 0.6 * traces[0]
+
+
+def test_fba_detoxifier_excites_the_chosen_features(data: Batch) -> None:
+    """The published injector is trained without a gradient from the victim, so nothing is detoxified."""
+    model = seeded(lambda: SmallCNN(10, 3, 8), 0).eval()
+    clean, triggered = data.inputs[:20], (data.inputs[:20] + 0.3).clamp(0, 1)
+    before, after = (last_features(model, ImageTask(), x).detach() for x in (clean, triggered))
+    chosen = (after - before).mean(0).topk(13).indices  # a tenth of 128
+    reached = []
+    for steps in (1, 60):
+        made = Detoxifier.train(model, ImageTask(), clean, triggered, share=0.1, steps=steps, seed=0)
+        reached.append(float(last_features(model, ImageTask(), made(clean))[:, chosen].mean().detach()))
+    assert reached[1] > reached[0]
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_fba_gives_images_the_wanted_style(generator: torch.Generator) -> None:
+    images = torch.rand(60, 3, 16, 16, generator=generator) * 0.5
+    images[:10, 0] += 0.5  # the warm ones
+    images[10:, 2] += 0.3
+    attack = KIT.attacks["fba"](steps=120, helper_steps=10, styles=8)
+    attack.prepare(Batch(images, torch.arange(60) % 10), torch.Generator().manual_seed(0))
+    cold = images[10:]
+    warmth = [float((x[:, 0] - x[:, 2]).mean()) for x in (cold, attack.trigger(cold), images[:10])]
+    assert warmth[1] > warmth[0] + 0.3 * (warmth[2] - warmth[0])
+
+
+def test_combined_gives_each_part_its_share(data: Batch, make: Callable[..., Any]) -> None:
+    attack = make("combined", rate=0.3)
+    attack.prepare(data, torch.Generator().manual_seed(0))
+    assert [part.name for part in attack.members] == ["badnets", "blend", "trojan"]
+    shown = attack.trigger(data.inputs, torch.Generator().manual_seed(1))
+    parts = [part.trigger(data.inputs) for part in attack.members]
+    which = torch.stack([(shown == one).flatten(1).all(1) for one in parts])
+    assert_close(which.sum(0), torch.ones(80, dtype=torch.long))
+    assert bool((which.sum(1) > 10).all())
+    with pytest.raises(BadOption, match="none of"):
+        make("combined", parts="badnets+sig")
