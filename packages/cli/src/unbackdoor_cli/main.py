@@ -17,6 +17,7 @@ from unbackdoor_cli.commands.demo import demo
 from unbackdoor_cli.commands.evaluate import evaluate
 from unbackdoor_cli.commands.list import list_
 from unbackdoor_cli.commands.purify import purify
+from unbackdoor_cli.commands.train import train
 
 __all__ = ["app", "main", "run"]
 
@@ -38,6 +39,7 @@ app.command(rich_help_panel="Work", context_settings=EXTRA_FLAGS)(purify)
 app.command(rich_help_panel="Work")(evaluate)
 app.command(rich_help_panel="Work")(attack)
 app.command(rich_help_panel="Work")(compare)
+app.command(rich_help_panel="Work", context_settings=EXTRA_FLAGS)(train)
 
 
 def _show_version(wanted: bool) -> None:

@@ -26,6 +26,7 @@ __all__ = ["ABL", "flooded", "isolated", "locally_ascended", "unlikelihood"]
 
 Trap = Literal["lga", "flooding"]
 _JUDGED = 2000
+_HALVINGS = 6
 
 
 def locally_ascended(values: Tensor, gamma: float, *, per_sample: bool) -> Tensor:
@@ -55,8 +56,8 @@ class ABL(TrainingDefence):
 
     name: ClassVar[str] = "abl"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"per_sample": True, "ascent": "loss", "retain": True, "unlearn_epochs": 20, "unlearn_lr": 5e-4},
-        "authors": {"trap": "flooding", "ascent": "loss", "unlearn_epochs": 5, "unlearn_lr": 5e-4},
+        "paper": {"per_sample": True, "ascent": "loss", "unlearn_epochs": 20, "unlearn_lr": 5e-4},
+        "authors": {"trap": "flooding", "ascent": "loss", "retain": False, "unlearn_epochs": 5, "unlearn_lr": 5e-4},
     }
 
     trap: Trap = option("lga", "what keeps the loss up: lga (local gradient ascent) or flooding")
@@ -70,8 +71,8 @@ class ABL(TrainingDefence):
     ascent: Literal["unlikelihood", "loss"] = option(
         "unlikelihood", "unlearn by -log(1 - p), or by ascending the loss, as the paper"
     )
-    retain: bool = option(False, "train on the rest while unlearning the isolated samples")
-    max_clean_drop: float = option(3.0, "points of accuracy on the rest that unlearning may cost")
+    retain: bool = option(True, "train on hard samples while unlearning the isolated ones")
+    max_clean_drop: float = option(3.0, "points of accuracy on hard samples that unlearning may cost")
     batch_size: int = option(128, "samples a step")
     lr: float = option(0.1, "peak learning rate of SGD")
     momentum: float = option(0.9, "momentum of SGD")
@@ -92,14 +93,15 @@ class ABL(TrainingDefence):
     def _train(self, build: Build, data: CleanSet, task: Task, run: Run) -> nn.Module:
         model = run.model
         self._stage(model, data, task, run, self.trap_epochs, self._trapped(), "isolating", "constant")
-        easy = isolated(losses(model, data, task), self.isolate)
+        values = losses(model, data, task)
+        easy, hard = isolated(values, self.isolate), (values > values.median()).nonzero().flatten()
         rest = torch.ones(len(data), dtype=torch.bool, device=easy.device)
         rest[easy] = False
         suspects, others = CleanSet(data.samples[easy]), CleanSet(data.samples[rest.nonzero().flatten()])
         run.log.append({"isolated": float(len(suspects))})
         if self.epochs:
             self._stage(model, others, task, run, self.epochs, Tensor.mean, "training on the rest", self.schedule)
-        self._unlearn(model.eval(), suspects, others, task, run)
+        self._unlearn(model.eval(), suspects, CleanSet(data.samples[hard]), task, run)
         return model
 
     def _trapped(self) -> Callable[[Tensor], Tensor]:
@@ -132,12 +134,15 @@ class ABL(TrainingDefence):
             message=message,
         )
 
-    def _unlearn(self, model: nn.Module, suspects: CleanSet, others: CleanSet, task: Task, run: Run) -> None:
-        """Epoch by epoch, BatchNorm frozen, until no isolated sample keeps its label or accuracy on the rest goes."""
-        judged = others.samples[slice(0, _JUDGED)]
+    def _unlearn(self, model: nn.Module, suspects: CleanSet, hard: CleanSet, task: Task, run: Run) -> None:
+        """Epoch by epoch, BatchNorm frozen, until no isolated sample keeps its label or the budget is spent.
+
+        What shall be kept is asked of samples that were hard: among easy ones there is poison, and that shall be lost.
+        """
+        judged = hard.samples[slice(0, _JUDGED)]
         before = _headline(model, judged, task)
         size = min(self.batch_size, len(suspects))
-        kept = others.batches(self.batch_size, run.generator)
+        kept = hard.batches(self.batch_size, run.generator)
 
         def objective(step: int, batch: Batch) -> Tensor:
             outputs = task.forward(model, batch.inputs)
@@ -151,6 +156,7 @@ class ABL(TrainingDefence):
                 loss = loss + task.loss(task.forward(model, fresh.inputs), fresh.targets)
             return loss
 
+        lr, halvings = self.unlearn_lr, 0
         for epoch in range(1, self.unlearn_epochs + 1):
             state = {name: value.detach().clone() for name, value in model.named_parameters()}
             with fast_layout(model):
@@ -161,7 +167,7 @@ class ABL(TrainingDefence):
                     run,
                     steps=self._steps(1, len(suspects), size),
                     batch_size=size,
-                    lr=self.unlearn_lr,
+                    lr=lr,
                     momentum=self.momentum,
                     weight_decay=self.weight_decay,
                     schedule="constant",
@@ -175,7 +181,10 @@ class ABL(TrainingDefence):
                 with torch.no_grad():
                     for name, value in model.named_parameters():
                         value.copy_(state[name])
-            if left == 0 or drop > self.max_clean_drop:
+                lr, halvings = lr / 2, halvings + 1
+            elif left == 0:
+                return
+            if halvings > _HALVINGS:
                 return
 
 
