@@ -287,14 +287,17 @@ PAIRS: dict[str, Callable[[Case], list[dict[str, Any]]]] = {"anp": anp, "ft-sam"
 def page(content: dict[str, Any], source: str) -> str:
     """The page, made from the JSON alone."""
     victim = content["victim"]
+    made = (
+        f"Made by `tools/peer.py` from `docs/results/{source}`: {victim['model']} on {victim['data']}, "
+        f"{victim['attack']} attack, {content['clean']} clean and {content['test']} test samples, {content['steps']} "
+        f"steps of {content['batch_size']} samples, one seed ({victim['seed']}). The peer is commit "
+        f"`{content['commit'][:12]}` of `{content['peer']}`; its step functions ran as they are. Times are "
+        f"{content['clock']}."
+    )
     lines = [
         "# Beside BackdoorBench",
         "",
-        f"Made by `tools/peer.py` from `docs/results/{source}`: {victim['model']} on {victim['data']}, "
-        + f"{victim['attack']} attack, {content['clean']} clean and {content['test']} test samples, "
-        + f"{content['steps']} steps of {content['batch_size']} samples, one seed ({victim['seed']}). The peer is commit "
-        + f"`{content['commit'][:12]}` of `{content['peer']}`; its step functions ran as they are. Times are "
-        + f"{content['clock']}.",
+        made,
         "",
         "| method | side | ACC | ASR | LCR | ms a step | seconds in all | chosen by |",
         "|---|---|---|---|---|---|---|---|",

@@ -13,7 +13,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from unbackdoor.errors import NothingTrainable
 from unbackdoor.reparam.frozen_norm import freeze_norms
 from unbackdoor.reparam.layout import Layout
-from unbackdoor.reparam.site import _KEY, Probe, Reparametrisation, Site, SubstitutedForward, substituted
+from unbackdoor.reparam.site import (
+    _KEY,
+    Probe,
+    Reparametrisation,
+    Site,
+    SubstitutedForward,
+    drop_head,
+    substituted,
+)
 
 __all__ = ["NeuronMask"]
 
@@ -38,6 +46,7 @@ class NeuronMask(Reparametrisation):
         site: Literal["weight", "norm"] = "weight",
         floor: Callable[[int, int], float] | None = None,
         skip: Sequence[str] = (),
+        head: bool = True,
     ) -> None:
         """Make masks of ones, shape ``(neurons,)`` each, in the dtype of their weight.
 
@@ -47,6 +56,8 @@ class NeuronMask(Reparametrisation):
             site: Where masks sit, see above.
             floor: Lower bound ``mu(l, L)`` of the masks at depth ``l`` of ``L``, Eq. (6); 0 without it.
             skip: Shell patterns of qualified parameter names to leave alone.
+            head: Whether the last layer in the order of execution has masks too. Its neurons are the answers: methods
+                that prune leave it out. A network of one layer keeps its masks.
 
         Raises:
             NothingTrainable: No site is left, or ``site="norm"`` and the model has no affine BatchNorm.
@@ -54,6 +65,8 @@ class NeuronMask(Reparametrisation):
         """
         self.site = site
         super().__init__(model, probe, skip=skip)
+        if not head and site == "weight":
+            drop_head(self)
         depths = max(s.depth for s in self.sites.values())
         self.floors = {name: floor(s.depth, depths) if floor else 0.0 for name, s in self.sites.items()}
         self._values = {

@@ -238,6 +238,16 @@ class Reparametrisation(ABC):
             self.notices.append(f"left as they are, {why}: {', '.join(names[:6])}{rest}.")
 
 
+def drop_head(handle: Reparametrisation) -> None:
+    """Take the sites of the last layer in the order of execution off ``handle``, if there are others, and tell."""
+    last = max(site.depth for site in handle.sites.values())
+    names = [name for name, site in handle.sites.items() if site.depth == last]
+    if last > 1:
+        for name in names:
+            del handle.sites[name]
+        handle._tell(names, "the last layer, whose neurons are the answers")
+
+
 class SubstitutedForward:
     """The dense engine: the layer's own forward over effective weights. Right for every layer, costs their gradient."""
 
