@@ -99,9 +99,9 @@ class ANP(Purifier):
         },
     }
 
-    steps: int = option(500, "optimiser steps of the masks")
+    steps: int = option(200, "optimiser steps of the masks")
     batch_size: int = option(64, "samples a step")
-    lr: float = option(0.2, "peak learning rate of SGD on the masks")
+    lr: float = option(0.02, "peak learning rate of SGD on the masks")
     momentum: float = option(0.9, "momentum of SGD")
     schedule: Schedule = option("constant", "learning rate over the run: one-cycle, cosine, step or constant")
     eps: float = option(0.4, "largest relative perturbation of a neuron's weights and bias")

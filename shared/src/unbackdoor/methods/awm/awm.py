@@ -41,23 +41,25 @@ class AWM(Purifier):
             "batch_size": 128,
             "lr": 0.01,
             "rounds": 20,
+            "alpha": 0.9,
+            "trigger_norm": 0.3255,
             "holdout": 0.0,
             "max_clean_drop": 100.0,
         },
     }
 
-    steps: int = option(300, "optimiser steps of the masks, of all rounds together")
-    batch_size: int = option(128, "samples a step, of masks and search")
-    lr: float = option(0.01, "learning rate of Adam on the masks in the first round")
+    steps: int = option(200, "optimiser steps of the masks, of all rounds together")
+    batch_size: int = option(64, "samples a step, of masks and search")
+    lr: float = option(0.03, "learning rate of Adam on the masks in the first round")
     decay: float = option(0.9, "factor of the learning rate from round to round")
     momentum: float = option(0.9, "first-moment decay of Adam")
     schedule: Schedule = option("constant", "learning rate within a round: one-cycle, cosine, step or constant")
     rounds: int = option(20, "how often the perturbation is searched for anew")
     search_steps: int = option(15, "steps of a search")
     search_lr: float = option(10.0, "learning rate of SGD on the perturbation")
-    alpha: float = option(0.9, "share of the loss without perturbation")
+    alpha: float = option(0.5, "share of the loss without perturbation")
     sparsity: float = option(1e-8, "gamma: weight of the masks' L1 norm")
-    trigger_norm: float = option(0.3255, "tau: largest mean size of the perturbation, in units of the inputs' range")
+    trigger_norm: float = option(0.05, "tau: largest mean size of the perturbation, in units of the inputs' range")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that the last round kept may cost")
     holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
     mixup: float = option(0.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")

@@ -60,7 +60,7 @@ class RNP(Purifier):
 
     steps: int = option(200, "optimiser steps of the masks (recovery)")
     batch_size: int = option(64, "samples a step")
-    lr: float = option(0.2, "peak learning rate of SGD on the masks")
+    lr: float = option(0.005, "peak learning rate of SGD on the masks")
     momentum: float = option(0.9, "momentum of SGD, in both stages")
     schedule: Schedule = option("constant", "learning rate of the recovery: one-cycle, cosine, step or constant")
     unlearn_steps: int = option(200, "steps of gradient ascent at most")
