@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--page", type=Path, help="the same as a Markdown table")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     package = kit(arguments.task)
@@ -54,6 +56,8 @@ def main() -> None:
                     "versions": versions(torch.device("cpu")),
                 }
                 arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+                if arguments.page:
+                    arguments.page.write_text(page(content, arguments.out.name), encoding="utf-8")
 
 
 def measured(package: TaskKit, arguments: argparse.Namespace, name: str, seed: int) -> Any:
@@ -83,8 +87,6 @@ def measured(package: TaskKit, arguments: argparse.Namespace, name: str, seed: i
         row: dict[str, Any] = {"attack": name, "seed": seed, "defence": kind}
         row |= {"samples": len(train), "poisoned": len(poisoned.indices), "test": len(test), "model": plan.model}
         if kind == "none":
-            from dataclasses import replace
-
             model = build(seed)
             options = dict(plan.train_options)
             package.train(model, replace(data, train=poisoned.samples), task, None, seed=seed, **options)
@@ -94,6 +96,32 @@ def measured(package: TaskKit, arguments: argparse.Namespace, name: str, seed: i
             row |= {"seconds": round(report.seconds, 1), "options": dict(report.options)}
             row |= {"log": [entry for entry in report.log if "step" not in entry][-3:]}
         yield row | {key: round(value, 2) for key, value in evaluate(model, test, task, attack).items()}
+
+
+def page(content: dict[str, Any], source: str) -> str:
+    """The rows as a page, made from the JSON alone."""
+    first = content["rows"][0]
+    made = (
+        f"Made by `{content['command']}` (`docs/results/{source}`): {first['model']}, {first['samples']} training "
+        f"samples of which {first['poisoned']} are poisoned, {first['test']} test samples. `none` is plain training on "
+        "the same data. A defence sees samples and labels alone."
+    )
+    lines = [
+        "# Defences that train",
+        "",
+        made,
+        "",
+        "| attack | seed | defence | ACC | ASR | LCR | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        headline = next(row[key] for key in row if key not in _NOT_FIGURES)
+        cells = [row["attack"], str(row["seed"]), row["defence"], f"{headline:.1f}", f"{row['asr']:.1f}"]
+        lines.append("| " + " | ".join([*cells, f"{row['lcr']:.1f}", str(row.get("seconds", ""))]) + " |")
+    return "\n".join([*lines, ""])
+
+
+_NOT_FIGURES = ("attack", "seed", "defence", "samples", "poisoned", "test", "model", "seconds", "options", "log")
 
 
 def shown(now: Progress) -> None:
