@@ -18,6 +18,7 @@ PACKAGES = {path.name: path for path in [*ROOT.glob("shared/src/*"), *ROOT.glob(
 BREACHES = [
     ("defender", "unbackdoor/methods/ft/ft.py", "from unbackdoor.attack import Attack"),
     ("defender", "unbackdoor/finetune.py", "import unbackdoor.kit"),
+    ("defender", "unbackdoor/defences/abl/abl.py", "from unbackdoor.evaluate import evaluate"),
     ("defender", "unbackdoor/measure.py", "def late():\n    from unbackdoor import evaluate"),
     ("registry", "unbackdoor_cli/main.py", "import unbackdoor_image"),
     ("registry", "unbackdoor_cli/commands/demo.py", "def late():\n    from unbackdoor_image import KIT"),

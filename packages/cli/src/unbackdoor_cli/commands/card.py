@@ -23,7 +23,9 @@ def card(
 
     output = Output(as_json=json)
     text = registry.card(method)
-    shown = f"{text.rstrip()}\n\n## Options of every method\n\n{_common()}"
+    shown = text.rstrip()
+    if method in registry.method_names():
+        shown += f"\n\n## Options of every method\n\n{_common()}"
     if not json and not output.out.is_terminal:
         typer.echo(shown)
         return

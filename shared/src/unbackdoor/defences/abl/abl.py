@@ -25,6 +25,7 @@ from unbackdoor.tree import tree_map
 __all__ = ["ABL", "flooded", "isolated", "locally_ascended", "unlikelihood"]
 
 Trap = Literal["lga", "flooding"]
+Loss = Callable[[Tensor], Tensor]
 _JUDGED = 2000
 _HALVINGS = 6
 
@@ -92,7 +93,14 @@ class ABL(TrainingDefence):
 
     def _train(self, build: Build, data: CleanSet, task: Task, run: Run) -> nn.Module:
         model = run.model
-        self._stage(model, data, task, run, self.trap_epochs, self._trapped(), "isolating", "constant")
+        how = {"batch_size": self.batch_size, "lr": self.lr, "momentum": self.momentum}
+
+        def stage(samples: CleanSet, epochs: int, loss: Loss, message: str, schedule: Schedule) -> None:
+            steps = self._steps(epochs, len(samples), self.batch_size)
+            more: dict[str, Any] = {**how, "weight_decay": self.weight_decay, "schedule": schedule, "message": message}
+            train_plainly(model, samples, task, run, loss, steps=steps, **more)
+
+        stage(data, self.trap_epochs, self._trapped(), "isolating", "constant")
         values = losses(model, data, task)
         easy, hard = isolated(values, self.isolate), (values > values.median()).nonzero().flatten()
         rest = torch.ones(len(data), dtype=torch.bool, device=easy.device)
@@ -100,39 +108,13 @@ class ABL(TrainingDefence):
         suspects, others = CleanSet(data.samples[easy]), CleanSet(data.samples[rest.nonzero().flatten()])
         run.log.append({"isolated": float(len(suspects))})
         if self.epochs:
-            self._stage(model, others, task, run, self.epochs, Tensor.mean, "training on the rest", self.schedule)
+            stage(others, self.epochs, Tensor.mean, "training on the rest", self.schedule)
         self._unlearn(model.eval(), suspects, CleanSet(data.samples[hard]), task, run)
         return model
 
-    def _trapped(self) -> Callable[[Tensor], Tensor]:
+    def _trapped(self) -> Loss:
         trap = locally_ascended if self.trap == "lga" else flooded
         return lambda values: trap(values, self.gamma, per_sample=self.per_sample)
-
-    def _stage(
-        self,
-        model: nn.Module,
-        data: CleanSet,
-        task: Task,
-        run: Run,
-        epochs: int,
-        loss: Callable[[Tensor], Tensor],
-        message: str,
-        schedule: Schedule,
-    ) -> None:
-        train_plainly(
-            model,
-            data,
-            task,
-            run,
-            loss,
-            steps=self._steps(epochs, len(data), self.batch_size),
-            batch_size=self.batch_size,
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            schedule=schedule,
-            message=message,
-        )
 
     def _unlearn(self, model: nn.Module, suspects: CleanSet, hard: CleanSet, task: Task, run: Run) -> None:
         """Epoch by epoch, BatchNorm frozen, until no isolated sample keeps its label or the budget is spent.
