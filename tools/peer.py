@@ -21,6 +21,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -63,15 +64,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=list(PAIRS))
+    parser.add_argument("--also", nargs="*", default=["nft", "f-fip"], help="methods of ours with their defaults")
+    parser.add_argument("--epochs", type=int, default=15, help="of the victim's training")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--page", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     package = kit("image")
-    data = PLAN.read(package, seed=arguments.seed)
-    attack = PLAN.make_attack(package, data)
+    plan = replace(PLAN, train_options={**PLAN.train_options, "epochs": arguments.epochs})
+    data = plan.read(package, seed=arguments.seed)
+    attack = plan.make_attack(package, data)
     assert attack is not None
-    model, task = PLAN.train(package, data, attack, seed=arguments.seed)
+    model, task = plan.train(package, data, attack, seed=arguments.seed)
 
     def measured(one: nn.Module) -> dict[str, float]:
         return {name: round(value, 2) for name, value in evaluate(one, data.test, task, attack).items()}
@@ -83,7 +87,7 @@ def main() -> None:
         rows += PAIRS[name](case)
         for row in rows[-2:]:
             say(row)
-        for name_of_ours in ("nft", "f-fip") if name == arguments.only[-1] else ():
+        for name_of_ours in arguments.also if name == arguments.only[-1] else ():
             rows.append(ours(case, name_of_ours, name_of_ours))
             say(rows[-1])
         content = {

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.budget import right_answers
 from unbackdoor.configured import option
 from unbackdoor.data import CleanSet
 from unbackdoor.defence import Build, TrainingDefence, losses, train_plainly
@@ -18,7 +19,6 @@ from unbackdoor.measure import clean_metrics
 from unbackdoor.model import fast_layout
 from unbackdoor.purifier import Run
 from unbackdoor.schedule import Schedule
-from unbackdoor.strength import right_answers
 from unbackdoor.task import Batch, Task
 from unbackdoor.tree import tree_map
 
@@ -28,6 +28,7 @@ Trap = Literal["lga", "flooding"]
 Loss = Callable[[Tensor], Tensor]
 _JUDGED = 2000
 _HALVINGS = 6
+_LEAST = 10
 
 
 def locally_ascended(values: Tensor, gamma: float, *, per_sample: bool) -> Tensor:
@@ -67,7 +68,7 @@ class ABL(TrainingDefence):
     trap_epochs: int = option(20, "passes over all data before samples are isolated")
     isolate: float = option(0.01, "share of the samples that is isolated")
     epochs: int = option(60, "passes over the rest")
-    unlearn_epochs: int = option(100, "passes over the isolated samples at most")
+    unlearn_epochs: int = option(100, "passes (or 10 steps, if more) over the isolated samples at most")
     unlearn_lr: float = option(5e-3, "learning rate of unlearning")
     ascent: Literal["unlikelihood", "loss"] = option(
         "unlikelihood", "unlearn by -log(1 - p), or by ascending the loss, as the paper"
@@ -147,7 +148,7 @@ class ABL(TrainingDefence):
                     objective,
                     suspects,
                     run,
-                    steps=self._steps(1, len(suspects), size),
+                    steps=max(_LEAST, self._steps(1, len(suspects), size)),
                     batch_size=size,
                     lr=lr,
                     momentum=self.momentum,
