@@ -20,6 +20,7 @@ BREACHES = [
     ("defender", "unbackdoor/finetune.py", "import unbackdoor.kit"),
     ("defender", "unbackdoor/defences/abl/abl.py", "from unbackdoor.evaluate import evaluate"),
     ("defender", "unbackdoor/measure.py", "def late():\n    from unbackdoor import evaluate"),
+    ("defender", "unbackdoor/classes.py", "def late():\n    from unbackdoor.training import fit"),
     ("registry", "unbackdoor_cli/main.py", "import unbackdoor_image"),
     ("registry", "unbackdoor_cli/commands/demo.py", "def late():\n    from unbackdoor_image import KIT"),
     ("registry", "unbackdoor_bench/work.py", "def late():\n    from unbackdoor_image import KIT"),

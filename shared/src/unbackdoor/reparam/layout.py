@@ -77,6 +77,12 @@ def _attention(layer: nn.Module) -> list[Layout]:
     return [*names, Layout("out_proj.weight")]
 
 
+def _table(layer: nn.Module) -> list[Layout]:
+    """One neuron a row; not where PyTorch itself writes into the table or gives it sparse gradients."""
+    plain = getattr(layer, "max_norm", None) is None and not getattr(layer, "sparse", False)
+    return [Layout("weight")] if plain else []
+
+
 LAYERS: dict[type[nn.Module], Callable[[nn.Module], list[Layout]]] = {
     nn.Linear: _linear,
     nn.Conv1d: _convolution,
@@ -89,6 +95,7 @@ LAYERS: dict[type[nn.Module], Callable[[nn.Module], list[Layout]]] = {
     nn.LSTM: _recurrent,
     nn.GRU: _recurrent,
     nn.MultiheadAttention: _attention,
+    nn.Embedding: _table,
 }
 """Layers with neurons. A task package may add its own types; subclasses inherit the rule."""
 

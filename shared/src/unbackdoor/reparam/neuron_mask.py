@@ -32,8 +32,8 @@ class NeuronMask(Reparametrisation):
     A mask on a convolution whose output goes straight into BatchNorm in train mode does nothing, since
     the normalisation divides it out again. So there are two sites:
 
-    - ``"weight"``: masks on the weights of linear, convolutional, recurrent and attention layers. BatchNorm
-      must be in eval mode; this is the paper's formula.
+    - ``"weight"``: masks on the weights of linear, convolutional, recurrent and attention layers, on request on rows of
+      embedding tables. BatchNorm must be in eval mode; this is the paper's formula.
     - ``"norm"``: masks on BatchNorm's scale gamma, ``y = (m gamma) z / s + beta``, which also works in train mode;
       this is what the authors' code does.
     """
@@ -47,6 +47,7 @@ class NeuronMask(Reparametrisation):
         floor: Callable[[int, int], float] | None = None,
         skip: Sequence[str] = (),
         head: bool = True,
+        embeddings: bool = False,
     ) -> None:
         """Make masks of ones, shape ``(neurons,)`` each, in the dtype of their weight.
 
@@ -58,13 +59,14 @@ class NeuronMask(Reparametrisation):
             skip: Shell patterns of qualified parameter names to leave alone.
             head: Whether the last layer in the order of execution has masks too. Its neurons are the answers: methods
                 that prune leave it out. A network of one layer keeps its masks.
+            embeddings: Whether every row of an embedding table has a mask too.
 
         Raises:
             NothingTrainable: No site is left, or ``site="norm"`` and the model has no affine BatchNorm.
             UnreachedSite: See `Reparametrisation`.
         """
         self.site = site
-        super().__init__(model, probe, skip=skip)
+        super().__init__(model, probe, skip=skip, embeddings=embeddings)
         if not head and site == "weight":
             drop_head(self)
         depths = max(s.depth for s in self.sites.values())
@@ -79,9 +81,16 @@ class NeuronMask(Reparametrisation):
         return site.layout.scale_rows(site.weight, value)
 
     def engine(self, site: Site, layer: nn.Module) -> type:
-        """Scale the output of plain linear and convolutional layers: no gradient of ``W`` is ever computed."""
+        """Scale the output of plain linear and convolutional layers: no gradient of ``W`` is ever computed.
+
+        A convolution with few inputs a neuron is the exception: there that gradient costs less than a pass over the
+        outputs, and these need not be kept.
+        """
+        if type(layer) is nn.Embedding:
+            return ScaledRows
         plain = type(layer) in _PLAIN and self.site == "weight"
-        return ScaledOutput if plain else SubstitutedForward
+        narrow = site.weight.ndim > 2 and site.layout.to_matrix(site.weight).shape[2] <= _NARROW
+        return ScaledOutput if plain and not narrow else SubstitutedForward
 
     def distance(self) -> Tensor:
         """``||M_0 - M||_1 = sum |1 - m|``, a scalar: the regulariser of Eq. (9)."""
@@ -127,6 +136,7 @@ class NeuronMask(Reparametrisation):
         return affine  # type: ignore[return-value]
 
 
+_NARROW = 128
 _PLAIN = {
     nn.Linear,
     nn.Conv1d,
@@ -154,3 +164,13 @@ class ScaledOutput:
             return functional.batch_norm(out, mean, variance, mask, bias, training=False, eps=0.0)
         scaled = mask.view(-1, *[1] * (weight.ndim - 2))
         return out * scaled if bias is None else torch.addcmul(bias.view(scaled.shape), out, scaled)
+
+
+class ScaledRows:
+    """The fast engine of masks on embedding tables: ``y = m[i] * W[i]`` for every index ``i`` that is looked up."""
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Look rows up and scale each by its own mask."""
+        attachment = self.__dict__[_KEY]
+        rows: Tensor = super().forward(indices)  # type: ignore[misc]
+        return rows * attachment.handle.value(attachment.only)[indices].unsqueeze(-1)

@@ -70,19 +70,21 @@ class Reparametrisation(ABC):
 
     swaps_layers: ClassVar[bool] = True
 
-    def __init__(self, model: nn.Module, probe: Probe, *, skip: Sequence[str] = ()) -> None:
+    def __init__(self, model: nn.Module, probe: Probe, *, skip: Sequence[str] = (), embeddings: bool = False) -> None:
         """Find the sites in the order of execution.
 
         Args:
             model: In eval mode.
             probe: Runs it once.
             skip: Shell patterns of qualified parameter names to leave alone, such as ``"features.*.attn.*"``.
+            embeddings: Whether embedding tables are sites too.
 
         Raises:
             UnreachedSite: A layer's weight is used without its ``forward`` being called.
             NothingTrainable: No site is left.
         """
         self.model = model
+        self.embeddings = embeddings
         self.notices: list[str] = []
         self._frozen: list[nn.Parameter] = []
         self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
@@ -163,6 +165,7 @@ class Reparametrisation(ABC):
         reached = _execution_order(self.model, [layer for _, layer, _ in candidates], probe)
         sites: dict[int, Site] = {}
         unreached: dict[str, nn.Parameter] = {}
+        silent: list[tuple[nn.Module, str]] = []  # layers that are never called; others may share their weight
         frozen, tied = [], []
         for prefix, layer, layouts in candidates:
             for layout in layouts:
@@ -174,11 +177,14 @@ class Reparametrisation(ABC):
                     frozen.append(name)
                 elif layer not in reached:
                     unreached[name] = weight
+                    silent.append((layer, layout.name))
                 elif id(weight) in sites:
                     sites[id(weight)].owners.append((layer, layout.name))
                     sites[id(weight)].depth = min(sites[id(weight)].depth, reached[layer])
                 else:
                     sites[id(weight)] = Site(name, weight, layout, [(layer, layout.name)], reached[layer])
+        _join(sites, silent)
+        unreached = {name: weight for name, weight in unreached.items() if id(weight) not in sites}
         for key, site in list(sites.items()):
             if len(site.owners) != len(users[key]):
                 tied.append(site.name)
@@ -211,7 +217,7 @@ class Reparametrisation(ABC):
         found: list[tuple[str, nn.Module, list[Layout]]] = []
         inside: set[nn.Module] = set()
         for name, module in self.model.named_modules():
-            layouts = layouts_of(module)
+            layouts = layouts_of(module) if self.embeddings or not isinstance(module, nn.Embedding) else []
             if layouts and module not in inside:
                 inside.update(child for child in module.modules() if child is not module)
                 found.append((name, module, layouts))
@@ -309,6 +315,14 @@ def _without_fastpath() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _join(sites: Mapping[int, Site], silent: list[tuple[nn.Module, str]]) -> None:
+    """Make layers that are never called owners of the sites whose weight they share."""
+    for layer, local in silent:
+        weight = layer.get_parameter(local)
+        if id(weight) in sites:
+            sites[id(weight)].owners.append((layer, local))
 
 
 def _execution_order(model: nn.Module, layers: list[nn.Module], probe: Probe) -> dict[nn.Module, int]:
