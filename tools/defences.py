@@ -104,7 +104,7 @@ def page(content: dict[str, Any], source: str) -> str:
     made = (
         f"Made by `{content['command']}` (`docs/results/{source}`): {first['model']}, {first['samples']} training "
         f"samples of which {first['poisoned']} are poisoned, {first['test']} test samples. `none` is plain training on "
-        "the same data. A defence sees samples and labels alone."
+        "the same data. A defence sees samples and labels alone. Seconds are of the wall clock, on a shared machine."
     )
     lines = [
         "# Defences that train",
