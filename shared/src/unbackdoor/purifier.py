@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.data import CleanSet, floats_like
-from unbackdoor.errors import BadData, BadOption, NonFinite
+from unbackdoor.errors import BadData, BadOption, NonFinite, SingleClass, UnsupportedTask
 from unbackdoor.measure import accuracy_by_group, clean_metrics, evaluating, unlikely
 from unbackdoor.model import Signature, check_usable, fast_layout, inner_model, master_precision, materialise
 from unbackdoor.report import Report, versions, weight_hash
@@ -84,6 +84,11 @@ class Purifier(ABC):
 
     name: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    needs: ClassVar[tuple[str, ...]] = ("classes",)
+    """Capabilities: ``"classes"`` where it tunes on labels, of which there must be several; ``"perturbable"`` where it
+    searches in input space, so that `Task.perturbable` must give floats."""
+    discrete: ClassVar[bool] = False
+    """Whether the result is one of few (which neurons are pruned), so that two seeds may give the same weights."""
 
     drop_doubtful: bool = option(
         False, "leave out clean samples whose target the given model finds unlikely (below 1 %)"
@@ -143,7 +148,7 @@ class Purifier(ABC):
             watch: Called now and then.
 
         Raises:
-            UnbackdoorError: The model, the samples or an option cannot be used; the model is then as it was.
+            UnbackdoorError: The model, the samples, the task or an option cannot be used; the model is then as it was.
         """
         self._check_common()
         inner = inner_model(model)
@@ -225,8 +230,7 @@ class Purifier(ABC):
             )
         if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves(outputs)):
             raise NonFinite("the model's outputs on clean inputs hold NaN or infinity; check the inputs' range.")
-        for text in task.inspect(clean.samples, outputs):
-            run.notice(text)
+        self._check_needs(clean, outputs, task, run)
         doubtful = unlikely(model, clean, task, below=_DOUBTFUL)
         if not doubtful:
             return clean
@@ -248,6 +252,23 @@ class Purifier(ABC):
             "mislabelled or carry a trigger."
         )
         return clean.without(doubtful) if self.drop_doubtful else clean
+
+    def _check_needs(self, clean: CleanSet, outputs: Any, task: Task, run: Run) -> None:
+        try:
+            for text in task.inspect(clean.samples, outputs):
+                run.notice(text)
+        except SingleClass as error:
+            if "classes" in self.needs:
+                raise
+            run.notice(f"{error} The method {self.name!r} tunes on no label, so they were used all the same.")
+        if "perturbable" in self.needs:
+            try:
+                task.perturbable(clean.samples[slice(0, 1)].inputs)
+            except NotImplementedError as error:
+                raise UnsupportedTask(
+                    f"the method {self.name!r} searches in input space, but {error}. Use a method that changes weights "
+                    "alone, such as nft or f-fip, or a task whose Task.perturbable gives the floats to search in."
+                ) from error
 
 
 def _shapes(tree: Any) -> str:

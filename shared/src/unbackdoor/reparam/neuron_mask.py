@@ -13,7 +13,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from unbackdoor.errors import NothingTrainable
 from unbackdoor.reparam.frozen_norm import freeze_norms
 from unbackdoor.reparam.layout import Layout
-from unbackdoor.reparam.site import _KEY, Probe, Reparametrisation, Site, SubstitutedForward, substituted
+from unbackdoor.reparam.site import (
+    _KEY,
+    Probe,
+    Reparametrisation,
+    Site,
+    SubstitutedForward,
+    drop_head,
+    substituted,
+)
 
 __all__ = ["NeuronMask"]
 
@@ -25,7 +33,8 @@ class NeuronMask(Reparametrisation):
     the normalisation divides it out again. So there are two sites:
 
     - ``"weight"``: masks on the weights of linear, convolutional, recurrent and attention layers, on request on rows of
-      embedding tables. BatchNorm must be in eval mode; this is the paper's formula.
+      embedding tables and on the scales of other normalisations. BatchNorm must be in eval mode; this is the paper's
+      formula.
     - ``"norm"``: masks on BatchNorm's scale gamma, ``y = (m gamma) z / s + beta``, which also works in train mode;
       this is what the authors' code does.
     """
@@ -38,7 +47,9 @@ class NeuronMask(Reparametrisation):
         site: Literal["weight", "norm"] = "weight",
         floor: Callable[[int, int], float] | None = None,
         skip: Sequence[str] = (),
+        head: bool = True,
         embeddings: bool = False,
+        scales: bool = False,
     ) -> None:
         """Make masks of ones, shape ``(neurons,)`` each, in the dtype of their weight.
 
@@ -48,14 +59,20 @@ class NeuronMask(Reparametrisation):
             site: Where masks sit, see above.
             floor: Lower bound ``mu(l, L)`` of the masks at depth ``l`` of ``L``, Eq. (6); 0 without it.
             skip: Shell patterns of qualified parameter names to leave alone.
+            head: Whether the last layer in the order of execution has masks too. Its neurons are the answers: methods
+                that prune leave it out. A network of one layer keeps its masks.
             embeddings: Whether every row of an embedding table has a mask too.
+            scales: Whether the scales of layers that normalise each sample by itself (GroupNorm, LayerNorm, RMSNorm,
+                InstanceNorm) have masks too: masks that are alike on the weights before them are divided out again.
 
         Raises:
             NothingTrainable: No site is left, or ``site="norm"`` and the model has no affine BatchNorm.
             UnreachedSite: See `Reparametrisation`.
         """
         self.site = site
-        super().__init__(model, probe, skip=skip, embeddings=embeddings)
+        super().__init__(model, probe, skip=skip, embeddings=embeddings, scales=scales)
+        if not head and site == "weight":
+            drop_head(self)
         depths = max(s.depth for s in self.sites.values())
         self.floors = {name: floor(s.depth, depths) if floor else 0.0 for name, s in self.sites.items()}
         self._values = {

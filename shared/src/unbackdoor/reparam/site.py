@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.errors import NothingTrainable, UnreachedSite
-from unbackdoor.reparam.layout import Layout, layouts_of
+from unbackdoor.reparam.layout import SCALES, Layout, layouts_of
 from unbackdoor.tree import leaves
 
 __all__ = ["Reparametrisation", "Site", "substituted"]
@@ -70,7 +70,15 @@ class Reparametrisation(ABC):
 
     swaps_layers: ClassVar[bool] = True
 
-    def __init__(self, model: nn.Module, probe: Probe, *, skip: Sequence[str] = (), embeddings: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Probe,
+        *,
+        skip: Sequence[str] = (),
+        embeddings: bool = False,
+        scales: bool = False,
+    ) -> None:
         """Find the sites in the order of execution.
 
         Args:
@@ -78,13 +86,14 @@ class Reparametrisation(ABC):
             probe: Runs it once.
             skip: Shell patterns of qualified parameter names to leave alone, such as ``"features.*.attn.*"``.
             embeddings: Whether embedding tables are sites too.
+            scales: Whether the scales of layers that normalise each sample by itself are sites too.
 
         Raises:
             UnreachedSite: A layer's weight is used without its ``forward`` being called.
             NothingTrainable: No site is left.
         """
         self.model = model
-        self.embeddings = embeddings
+        self.left_out = (*(() if embeddings else (nn.Embedding,)), *(() if scales else SCALES))
         self.notices: list[str] = []
         self._frozen: list[nn.Parameter] = []
         self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
@@ -176,7 +185,8 @@ class Reparametrisation(ABC):
                 if not weight.requires_grad:
                     frozen.append(name)
                 elif layer not in reached:
-                    unreached[name] = weight
+                    if not isinstance(layer, SCALES):  # reading a scale elsewhere only means that it gets no mask
+                        unreached[name] = weight
                     silent.append((layer, layout.name))
                 elif id(weight) in sites:
                     sites[id(weight)].owners.append((layer, layout.name))
@@ -217,7 +227,7 @@ class Reparametrisation(ABC):
         found: list[tuple[str, nn.Module, list[Layout]]] = []
         inside: set[nn.Module] = set()
         for name, module in self.model.named_modules():
-            layouts = layouts_of(module) if self.embeddings or not isinstance(module, nn.Embedding) else []
+            layouts = [] if isinstance(module, self.left_out) else layouts_of(module)
             if layouts and module not in inside:
                 inside.update(child for child in module.modules() if child is not module)
                 found.append((name, module, layouts))
@@ -242,6 +252,16 @@ class Reparametrisation(ABC):
         if names:
             rest = f" and {len(names) - 6} more" if len(names) > 6 else ""
             self.notices.append(f"left as they are, {why}: {', '.join(names[:6])}{rest}.")
+
+
+def drop_head(handle: Reparametrisation) -> None:
+    """Take the sites of the last layer in the order of execution off ``handle``, if there are others, and tell."""
+    last = max(site.depth for site in handle.sites.values())
+    names = [name for name, site in handle.sites.items() if site.depth == last]
+    if last > 1:
+        for name in names:
+            del handle.sites[name]
+        handle._tell(names, "the last layer, whose neurons are the answers")
 
 
 class SubstitutedForward:

@@ -77,6 +77,7 @@ class NFT(Purifier):
             "distil": 0.0,
             "disturb": False,
             "embeddings": False,
+            "scales": False,
         },
         "authors": {
             "steps": 1000,
@@ -95,6 +96,7 @@ class NFT(Purifier):
             "distil": 0.0,
             "disturb": False,
             "embeddings": False,
+            "scales": False,
         },
     }
 
@@ -119,6 +121,7 @@ class NFT(Purifier):
     disturb: bool = option(True, "whether the model is tuned on disturbed inputs, where the task knows disturbances")
     reuse: int = option(8, "times that a mixture and the given model's answer to it are drawn; 1 for once")
     embeddings: bool = option(True, "masks on the rows of embedding tables too")
+    scales: bool = option(True, "masks on the scales of GroupNorm, LayerNorm and their kind too")
     skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
     def __post_init__(self) -> None:
@@ -151,7 +154,15 @@ class NFT(Purifier):
         penalty = self.mask_penalty / task.samples_per_class(clean.samples.targets)
         floor = mask_floor(self.mask_schedule, self.alpha, self.beta, self.depth)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
-        mask = NeuronMask(model, probe, site=self.site, floor=floor, skip=self.skip.split(), embeddings=self.embeddings)
+        mask = NeuronMask(
+            model,
+            probe,
+            site=self.site,
+            floor=floor,
+            skip=self.skip.split(),
+            embeddings=self.embeddings,
+            scales=self.scales,
+        )
         run.notices += mask.notices
 
         def tune(steps: int, share: float, message: str) -> None:
