@@ -177,4 +177,5 @@ class ScaledRows:
         """Look rows up and scale each by its own mask."""
         attachment = self.__dict__[_KEY]
         rows: Tensor = super().forward(indices)  # type: ignore[misc]
-        return rows * attachment.handle.value(attachment.only)[indices].unsqueeze(-1)
+        scaled: Tensor = rows * attachment.handle.value(attachment.only)[indices].unsqueeze(-1)
+        return scaled
