@@ -105,10 +105,9 @@ def test_a_file_that_calls_something_does_not_run_it(tmp_path: Path) -> None:
             return os.system, (f"touch {tmp_path / 'ran'}",)
 
     RAN.clear()
-    torch.save({"models": {"latest": {"w": torch.zeros(1)}}, "run_config": Command()}, tmp_path / "c.pt")
-    read_points3d(tmp_path / "c.pt")
+    for name, config in (("command.pt", Command()), ("bomb.pt", Bomb())):
+        torch.save({"models": {"latest": {"w": torch.zeros(1)}}, "run_config": config}, tmp_path / name)
+        with pytest.raises(UnsafeCheckpoint, match="refused"):
+            read_points3d(tmp_path / name)
     assert not (tmp_path / "ran").exists()
-    torch.save({"models": {"latest": {"w": torch.zeros(1)}}, "run_config": Bomb()}, tmp_path / "d.pt")
-    with pytest.raises(UnsafeCheckpoint):
-        read_points3d(tmp_path / "d.pt")
     assert RAN == []
