@@ -18,7 +18,7 @@ from unbackdoor_video.augment import move
 __all__ = ["LAYOUTS", "MIXUPS", "VideoTask", "as_clips", "as_floats"]
 
 LAYOUTS = ("frames", "channels")
-"""What a model takes: ``(batch, frames, channels, h, w)``, or ``(batch, channels, frames, h, w)`` as torchvision's do."""
+"""A model takes ``(batch, frames, channels, h, w)``, or ``(batch, channels, frames, h, w)`` as torchvision's do."""
 
 MIXUPS = ("clip", "frame")
 """One lambda for each pair of clips, or one for each pair of frames."""

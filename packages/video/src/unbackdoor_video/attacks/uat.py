@@ -1,17 +1,17 @@
 """UAT: clean-label poisoning with a universal adversarial trigger (Zhao et al. 2020, CVPR; arXiv 2003.03030).
 
-Trigger: an opaque square ``t`` in a corner of every frame, 20 pixels a side on frames of 224, less on smaller ones. It is
-found on a clean model ``f``: ``min_t sum_i CE(f(x_i with t), target)`` over clips of other classes, by sign steps with
-``t`` kept in [0, 1].
+Trigger: an opaque square ``t`` in a corner of every frame, 20 pixels a side on frames of 224, less on smaller ones. It
+is found on a clean model ``f``: ``min_t sum_i CE(f(x_i with t), target)`` over clips of other classes, by sign steps
+with ``t`` kept in [0, 1].
 Labels: clean label. Clips of the target class are first moved away from it by PGD on every frame (eps 16 of 255, up to
 2,000 steps, as NFT and FIP set it), so that the victim has to lean on the trigger; then they carry ``t``. 80 % of the
 target class, as those papers take for their other clean-label attacks; they do not say it for clips.
 Where public code goes wrong: the original has an unclipped sign step, so that pixels leave their range, and 10 steps of
 eps 8 where the text has more; others put the trigger on one frame, which sampling may drop.
-Here: the clean model is a CNN + LSTM trained on the same data without poison, or the one given as ``surrogate``. PGD works
-on batches of clips and drops a clip as soon as its target class has a probability below ``pgd_stop``; the search for ``t``
-ends where ``stop`` of the last clips follow it. Trigger and clean model are in the victim's folder, so its poisoned
-training set can be made again.
+Here: the clean model is a CNN + LSTM trained on the same data without poison, or the one given as ``surrogate``. PGD
+works on batches of clips and drops a clip as soon as its target class has a probability below ``pgd_stop``; the search
+for ``t`` ends where ``stop`` of the last clips follow it. Trigger and clean model are in the victim's folder, so its
+poisoned training set can be made again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch.nn import functional
 from unbackdoor.attack import Attack, HealthFloor
 from unbackdoor.builders import seeded
 from unbackdoor.errors import BadOption
+from unbackdoor.model import differentiable_recurrence
 from unbackdoor.task import Batch
 from unbackdoor.tree import Tree
 from unbackdoor_video.attacks.frames import check_patch, on_frames, patch_side, put_patch
@@ -124,29 +125,21 @@ class UniversalTrigger(Attack):
         model = self.surrogate or trained
         assert model is not None
         tensors = {} if trained is None else {f"helper.{name}": value for name, value in trained.state_dict().items()}
-        tensors["trigger"] = self._search(model, data, generator)
+        with differentiable_recurrence(model):
+            tensors["trigger"] = self._search(model, data, generator)
         object.__setattr__(self, "learned", {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
 
     def rework(self, inputs: Tree, targets: Tensor, generator: torch.Generator) -> Tensor:
         """Clips of the target class, moved away from it by PGD against the clean model."""
         model = self._clean_model(inputs)
+        words: dict[str, Any] = {"eps": self.eps, "steps": self.pgd_steps, "step_size": self.pgd_step_size}
 
         def perturbed(clips: Tensor) -> Tensor:
-            parts = [
-                away_from(
-                    model,
-                    some,
-                    self.target,
-                    eps=self.eps,
-                    steps=self.pgd_steps,
-                    step_size=self.pgd_step_size,
-                    stop=self.pgd_stop,
-                )
-                for some in clips.split(_CHUNK)
-            ]
-            return torch.cat(parts)
+            parts = clips.split(_CHUNK)
+            return torch.cat([away_from(model, some, self.target, stop=self.pgd_stop, **words) for some in parts])
 
-        return on_frames(inputs, perturbed)
+        with differentiable_recurrence(model):
+            return on_frames(inputs, perturbed)
 
     def trigger(self, inputs: Tree, generator: torch.Generator | None = None) -> Tensor:
         """The clips with the learned patch on every frame.

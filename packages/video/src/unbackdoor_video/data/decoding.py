@@ -57,7 +57,7 @@ class Sampling:
         return self.frames, self.channels, self.size, self.size
 
     def places(self, total: int) -> list[int]:
-        """Indices of the frames to take from a video of ``total`` frames, ``frames`` of them, not sorted where repeated.
+        """Indices of the `frames` frames to take from a video of ``total``; a short video is repeated.
 
         Raises:
             BadData: ``total`` is below 1.

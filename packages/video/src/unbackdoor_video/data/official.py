@@ -149,7 +149,7 @@ def kinetics(
     allow_missing: bool = False,
     test_share: float = 0.2,
 ) -> Splits:
-    """Videos listed in CSV files as Kinetics has them: ``label,youtube_id,time_start,time_end,split``, or ``path,label``.
+    """Videos in CSV lists as Kinetics has them (label, youtube_id, time_start, time_end, split), or of path and label.
 
     Files are looked for below ``path`` as ``ID_000010_000020.mp4`` or ``ID.mp4`` (any ending), in a folder of the split
     or of the class or in none. Clips of one ``youtube_id`` are held out together.
@@ -223,7 +223,9 @@ def _rows(file: Path) -> list[Mapping[str, str]]:
     if not file.is_file():
         raise FileRefused(f"no list of videos at {file}; give its name as train_csv=....")
     with file.open(newline="", encoding="utf-8") as lines:
-        rows = [{(key or "").strip(): (value or "").strip() for key, value in row.items()} for row in csv.DictReader(lines)]
+        rows = [
+            {(key or "").strip(): (value or "").strip() for key, value in row.items()} for row in csv.DictReader(lines)
+        ]
     if not rows or "label" not in rows[0] or not {"youtube_id", "path"} & set(rows[0]):
         held = ", ".join(rows[0]) if rows else "no row"
         raise BadData(f"{file} holds {held}; expected columns label and youtube_id (or path).")
