@@ -130,7 +130,7 @@ def test_masks_of_the_lstm_equal_rows_multiplied_in_a_loop(model, clips, gates):
     changed = {}
     for name, value in mask.parameters().items():
         weight = model.get_parameter(name).detach()
-        rows = [float(value[row % len(value)]) * weight[row] for row in range(len(weight))]
+        rows = [value.detach()[row % len(value)] * weight[row] for row in range(len(weight))]
         changed[name] = torch.stack(rows)
     expected = functional_call(model, changed, (x,)).detach()
     with mask:

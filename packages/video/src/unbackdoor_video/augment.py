@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,7 +51,7 @@ def move(clips: Tensor, generator: torch.Generator, *, crop: int, shift: int = 0
     """
     if crop == 0 and shift == 0 and not flip:
         return clips
-    words = {"generator": generator, "device": generator.device}
+    words: dict[str, Any] = {"generator": generator, "device": generator.device}
     count = len(clips)
     places = torch.randint(-crop, crop + 1, (2, count), **words).tolist() if crop else [[0] * count] * 2
     times = torch.randint(-shift, shift + 1, (count,), **words).tolist() if shift else [0] * count

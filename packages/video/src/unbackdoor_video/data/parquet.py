@@ -123,8 +123,9 @@ def _decoded(
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
     from PIL import Image, UnidentifiedImageError
 
-    files = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells or []]
-    if not files or not all(isinstance(file, bytes) for file in files):
+    found = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells or []]
+    files = [file for file in found if isinstance(file, bytes)]
+    if not files or len(files) < len(found):
         raise BadData("a row holds no frames; expected a list of encoded images.")
     if frames is not None:
         files = [files[(2 * place + 1) * len(files) // (2 * frames)] for place in range(frames)]
