@@ -26,8 +26,8 @@ def moving_digits(
     clean_share: float | None = None,
     clean_count: int | None = None,
     clips: int = 1200,
-    frames: int = 8,
-    size: int = 20,
+    frames: int = 6,
+    size: int = 16,
 ) -> Splits:
     """Handwritten 3s and 7s that move right, left, down or up: 8 classes, composed here, no file needed.
 
