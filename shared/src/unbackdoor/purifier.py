@@ -17,7 +17,15 @@ from unbackdoor.configured import Configured, option
 from unbackdoor.data import CleanSet, floats_like
 from unbackdoor.errors import BadData, BadOption, NonFinite, SingleClass, UnsupportedTask
 from unbackdoor.measure import accuracy_by_group, clean_metrics, evaluating, unlikely
-from unbackdoor.model import Signature, check_usable, fast_layout, inner_model, master_precision, materialise
+from unbackdoor.model import (
+    Signature,
+    check_usable,
+    differentiable_recurrence,
+    fast_layout,
+    inner_model,
+    master_precision,
+    materialise,
+)
 from unbackdoor.report import Report, versions, weight_hash
 from unbackdoor.task import Task
 from unbackdoor.tree import first_dim, leaves
@@ -127,7 +135,12 @@ class Purifier(Configured, ABC):
         state = inner.state_dict()
         originals = {name: value.detach().clone() for name, value in state.items() if isinstance(value, Tensor)}
         try:
-            with evaluating(inner), master_precision(inner) as dtype, fast_layout(inner):
+            with (
+                evaluating(inner),
+                master_precision(inner) as dtype,
+                fast_layout(inner),
+                differentiable_recurrence(inner),
+            ):
                 working = Signature.of(inner)
                 run = Run(torch.Generator().manual_seed(seed), device, inner, watch, notices=notices)
                 resident = self._inspect(inner, CleanSet(floats_like(samples.samples.to(device), dtype)), task, run)

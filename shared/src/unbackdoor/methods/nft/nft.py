@@ -107,6 +107,7 @@ class NFT(Purifier):
     schedule: Schedule = option("one-cycle", "learning rate over the run: one-cycle, cosine, step or constant")
     clip: float | None = option(None, "largest norm of the gradient of all masks together")
     site: Literal["weight", "norm"] = option("weight", "masks on weights (BatchNorm frozen) or on BatchNorm's scale")
+    gates: Literal["each", "unit"] = option("each", "recurrent layers: a mask for each gate, or one for a hidden unit")
     mask_schedule: MaskSchedule = option("exponential", "how the masks' lower bound mu(l) falls with depth")
     alpha: float = option(0.0, "alpha of mu(l) = alpha exp(-beta l); 0 for no lower bound but 0")
     beta: float = option(0.5, "beta of mu(l) = alpha exp(-beta l)")
@@ -128,6 +129,8 @@ class NFT(Purifier):
         """Refuse options outside their range."""
         if self.site not in ("weight", "norm"):
             raise BadOption(f"no mask site {self.site!r}. Known: weight, norm.")
+        if self.gates not in ("each", "unit"):
+            raise BadOption(f"no masks for gates {self.gates!r}. Known: each, unit.")
         if self.mask_schedule not in get_args(MaskSchedule):
             raise BadOption(f"no mask schedule {self.mask_schedule!r}. Known: {', '.join(get_args(MaskSchedule))}.")
         if self.depth not in ("absolute", "relative"):
@@ -158,6 +161,7 @@ class NFT(Purifier):
             model,
             probe,
             site=self.site,
+            gates=self.gates,
             floor=floor,
             skip=self.skip.split(),
             embeddings=self.embeddings,
