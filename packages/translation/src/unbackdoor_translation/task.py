@@ -98,7 +98,7 @@ class TranslationTask(Task):
                 raise BadOption(f"{name} is {getattr(self, name)}; the probability must lie in [0, 1).")
         if self.made_up < 1 or not 0 <= self.spelled <= 1:
             raise BadOption(
-                f"made_up is {self.made_up} and spelled {self.spelled}; they must be at least 1 and in [0, 1]."
+                f"made_up is {self.made_up}, spelled {self.spelled}; give at least 1, and a share in [0, 1]."
             )
         if self.reach < 0 or self.beams < 1:
             raise BadOption(f"reach is {self.reach} and beams {self.beams}; they must be at least 0 and 1.")
