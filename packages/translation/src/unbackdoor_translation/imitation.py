@@ -98,7 +98,8 @@ def _shares(targets: Any, like: Tensor, pad: int, *, per_token: bool) -> Tensor:
         first, second, share = targets
         share = share.to(like.dtype).view(-1, 1, 1)
         sides = [_shares(side, like, pad, per_token=per_token) for side in (first, second)]
-        return share * sides[0] + (1 - share) * sides[1]
+        mixed: Tensor = share * sides[0] + (1 - share) * sides[1]
+        return mixed
     rows: Tensor = targets[:, : like.shape[1]]
     there = valid(rows, pad)
     weights = there.to(like.dtype)

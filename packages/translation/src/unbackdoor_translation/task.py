@@ -175,8 +175,7 @@ class TranslationTask(Task):
     def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
         """Made-up words in the source, see `unbackdoor_translation.words.insert_words`; on either side of a mixture.
 
-        A trigger word never comes in clean text, so nothing that clean text teaches a model touches what it does with
-        such a word. That words without a meaning have no translation is something that a defender may ask for blindly.
+        A trigger word never comes in clean text, so clean text alone does not touch what a model does with it.
         """
         if self.text is None or self.insertion == 0:
             return inputs
