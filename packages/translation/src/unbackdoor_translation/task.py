@@ -173,7 +173,7 @@ class TranslationTask(Task):
         return imitated(_log_softmax(reference), targets, suspects, self.pad, per_token=self.per_token)
 
     def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
-        """Made-up words in the source (`insert_words`), on either side of a mixture: clean text never holds a trigger."""
+        """Made-up words (`insert_words`) in the source, on either side of a mixture; clean text holds no trigger."""
         if self.text is None or self.insertion == 0:
             return inputs
         if isinstance(inputs, tuple | list):
