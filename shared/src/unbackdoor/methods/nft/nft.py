@@ -75,6 +75,9 @@ class NFT(Purifier):
             "mask_penalty": 5e-4,
             "mixup": 1.0,
             "distil": 0.0,
+            "disturb": False,
+            "embeddings": False,
+            "scales": False,
         },
         "authors": {
             "steps": 1000,
@@ -91,6 +94,9 @@ class NFT(Purifier):
             "mask_penalty": 1e-3,
             "mixup": 1.0,
             "distil": 0.0,
+            "disturb": False,
+            "embeddings": False,
+            "scales": False,
         },
     }
 
@@ -101,6 +107,7 @@ class NFT(Purifier):
     schedule: Schedule = option("one-cycle", "learning rate over the run: one-cycle, cosine, step or constant")
     clip: float | None = option(None, "largest norm of the gradient of all masks together")
     site: Literal["weight", "norm"] = option("weight", "masks on weights (BatchNorm frozen) or on BatchNorm's scale")
+    gates: Literal["each", "unit"] = option("each", "recurrent layers: a mask for each gate, or one for a hidden unit")
     mask_schedule: MaskSchedule = option("exponential", "how the masks' lower bound mu(l) falls with depth")
     alpha: float = option(0.0, "alpha of mu(l) = alpha exp(-beta l); 0 for no lower bound but 0")
     beta: float = option(0.5, "beta of mu(l) = alpha exp(-beta l)")
@@ -112,13 +119,18 @@ class NFT(Purifier):
     mask_penalty: float = option(0.0, "eta_c times n_c: weight of sum |1 - m|, divided by samples per class")
     mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
     distil: float = option(1.0, "share of the loss that asks for the given model's answers instead of labels")
+    disturb: bool = option(True, "whether the model is tuned on disturbed inputs, where the task knows disturbances")
     reuse: int = option(8, "times that a mixture and the given model's answer to it are drawn; 1 for once")
+    embeddings: bool = option(True, "masks on the rows of embedding tables too")
+    scales: bool = option(True, "masks on the scales of GroupNorm, LayerNorm and their kind too")
     skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
         if self.site not in ("weight", "norm"):
             raise BadOption(f"no mask site {self.site!r}. Known: weight, norm.")
+        if self.gates not in ("each", "unit"):
+            raise BadOption(f"no masks for gates {self.gates!r}. Known: each, unit.")
         if self.mask_schedule not in get_args(MaskSchedule):
             raise BadOption(f"no mask schedule {self.mask_schedule!r}. Known: {', '.join(get_args(MaskSchedule))}.")
         if self.depth not in ("absolute", "relative"):
@@ -132,11 +144,29 @@ class NFT(Purifier):
         return self.site == "norm"
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup, reuse=self.reuse)
+        clean_loss = CleanLoss.of(
+            model,
+            task,
+            clean,
+            run,
+            distil=self.distil,
+            mixup=self.mixup,
+            reuse=self.reuse,
+            disturb=self.disturb,
+        )
         penalty = self.mask_penalty / task.samples_per_class(clean.samples.targets)
         floor = mask_floor(self.mask_schedule, self.alpha, self.beta, self.depth)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
-        mask = NeuronMask(model, probe, site=self.site, floor=floor, skip=self.skip.split())
+        mask = NeuronMask(
+            model,
+            probe,
+            site=self.site,
+            gates=self.gates,
+            floor=floor,
+            skip=self.skip.split(),
+            embeddings=self.embeddings,
+            scales=self.scales,
+        )
         run.notices += mask.notices
 
         def tune(steps: int, share: float, message: str) -> None:
