@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-__all__ = ["LAYERS", "Layout", "layouts_of"]
+__all__ = ["LAYERS", "SCALES", "Layout", "layouts_of"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,13 @@ class Layout:
     def neurons(self, weight: Tensor) -> int:
         """Number of neurons: output channels, gate rows."""
         return weight.shape[1] * self.groups if self.transposed else weight.shape[0]
+
+    def repeat(self, values: Tensor, weight: Tensor) -> Tensor:
+        """One value for each neuron, where ``values`` may hold one for each row of a matrix, the same in every group.
+
+        In a recurrent layer a hidden unit has one row in the matrix of each gate.
+        """
+        return values.repeat(self.groups) if len(values) < self.neurons(weight) else values
 
     def to_matrix(self, weight: Tensor) -> Tensor:
         """``(groups, neurons / groups, columns)``; a row holds one neuron's weight vector."""
@@ -77,6 +84,19 @@ def _attention(layer: nn.Module) -> list[Layout]:
     return [*names, Layout("out_proj.weight")]
 
 
+def _table(layer: nn.Module) -> list[Layout]:
+    """One neuron a row; not where PyTorch itself writes into the table or gives it sparse gradients."""
+    plain = getattr(layer, "max_norm", None) is None and not getattr(layer, "sparse", False)
+    return [Layout("weight")] if plain else []
+
+
+def _scale(layer: nn.Module) -> list[Layout]:
+    return [] if getattr(layer, "weight", None) is None else [Layout("weight")]
+
+
+SCALES = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+"""Layers that normalise each sample by itself and then scale each channel."""
+
 LAYERS: dict[type[nn.Module], Callable[[nn.Module], list[Layout]]] = {
     nn.Linear: _linear,
     nn.Conv1d: _convolution,
@@ -89,6 +109,8 @@ LAYERS: dict[type[nn.Module], Callable[[nn.Module], list[Layout]]] = {
     nn.LSTM: _recurrent,
     nn.GRU: _recurrent,
     nn.MultiheadAttention: _attention,
+    nn.Embedding: _table,
+    **dict.fromkeys(SCALES, _scale),
 }
 """Layers with neurons. A task package may add its own types; subclasses inherit the rule."""
 
