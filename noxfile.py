@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +29,7 @@ TORCH_ENV = ROOT / ".nox" / "torch"
 LINT = ["ruff>=0.14"]
 CONTRACTS = ["import-linter>=2.5"]
 TYPES = ["mypy>=1.18"]
+FAIRSEQ = ["fairseq==0.12.2", "torch==1.12.1", "numpy==1.23.5"]
 TESTS = ["pytest>=8.4", "pytest-xdist>=3.6", *CONTRACTS]
 
 nox.needs_version = ">=2025.2"
@@ -136,6 +138,42 @@ def dist(session: nox.Session) -> None:
         session.run(str(command), "list", external=True)
         session.run(str(command), "card", "nft", external=True, silent=True)
         session.run(str(command), "demo", "--force", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def fairseq(session: nox.Session) -> None:
+    """Reads a checkpoint that fairseq itself wrote. Needs CPython 3.10; some minutes, 2 GB."""
+    old = python_310()
+    if old is None:
+        session.skip("no CPython 3.10 here, the last that fairseq 0.12.2 imports on; uv python install 3.10 gives one.")
+    env = ROOT / ".nox" / "fairseq"
+    theirs = env / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not theirs.exists():
+        session.run(str(old), "-m", "venv", str(env), external=True)
+        # its dependency omegaconf has metadata that pip refuses from 24.1 on
+        session.run(str(theirs), "-m", "pip", "install", "-q", "pip<24.1", "setuptools<70", "wheel", external=True)
+        session.run(str(theirs), "-m", "pip", "install", "-q", *FAIRSEQ, external=True)
+    made = Path(session.create_tmp()) / "fairseq"
+    shutil.rmtree(made, ignore_errors=True)
+    session.run(str(theirs), str(ROOT / "tools" / "fairseq_checkpoint.py"), str(made), external=True, silent=True)
+    python = torch_env(session)
+    tests = "tests/packages/translation/test_fairseq.py"
+    session.run(str(python), "-m", "pytest", tests, external=True, env={"UNBACKDOOR_FAIRSEQ": str(made)})
+
+
+def python_310() -> str | None:
+    """A CPython 3.10 that starts: on the path, of pyenv, or of uv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [shutil.which("python3.10"), *map(str, sorted(pyenv.glob("3.10.*/bin/python")))]
+    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+    if uv:
+        asked = subprocess.run([uv, "python", "find", "3.10"], capture_output=True, text=True, check=False)
+        found.append(asked.stdout.strip())
+    test = "import sys; sys.exit(sys.version_info[:2] != (3, 10))"
+    for one in filter(None, found):
+        if subprocess.run([one, "-c", test], capture_output=True, check=False).returncode == 0:
+            return one
+    return None
 
 
 if __name__ == "__main__":

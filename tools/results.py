@@ -5,6 +5,9 @@ Victims are either trained here from the demo's settings, one for each seed, or 
 
     python tools/results.py --demo --attack blend --seeds 0 1 2 3 4 --out docs/results/digits_blend.json
     python tools/results.py --victim victims/blend --data-path data --out docs/results/cifar10_blend.json
+
+A method may come with options of its own, such as ``--methods nft "nft distil=0.0"``, which its row is then named by.
+Rows are written as they come, and ``--append`` adds to those that a file has: long runs can be taken in parts.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from statistics import mean
 from typing import Any
 
@@ -35,43 +40,57 @@ def main() -> None:
     parser.add_argument("--task", default="image")
     parser.add_argument("--demo", action="store_true", help="train the demo's victim for each seed")
     parser.add_argument("--attack", default="blend", help="of the demo's victims")
+    parser.add_argument("--attack-option", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
     parser.add_argument("--victim", type=Path, help="folder of a victim")
     parser.add_argument("--data-path", help="where the victim's data lie")
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
+    parser.add_argument("--task-option", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
     parser.add_argument("--preset")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--append", action="store_true", help="add to the rows that --out has")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     options = {name: json.loads(value) for name, value in arguments.option}
-    rows = []
+    known = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.append else {"rows": [], "command": ""}
+    rows = list(known["rows"])
+    command = " && ".join(filter(None, [known["command"], commanded(arguments)]))
     for seed in arguments.seeds:
         victim, data, task = trained(arguments, seed) if arguments.demo else read(arguments)
-        rows += measured(victim, data, task, arguments.methods, seed, arguments.preset, options)
-        result = {
-            "command": " ".join(["python", "tools/results.py", *sys.argv[1:]]).replace(str(Path.home()), "~"),
-            "card": {"model": victim.card.model, "data": victim.card.data, "attack": victim.card.attack_options}
-            | {"train": dict(victim.card.train_options), "clean_samples": len(data.clean), "test": len(data.test)}
-            | ({} if arguments.demo else {"victim_seed": victim.card.seed}),
-            "rows": rows,
-            "mean": averaged(rows),
-            "versions": versions(torch.device("cpu")),
-        }
-        if arguments.data_path:
-            result["command"] = str(result["command"]).replace(arguments.data_path, "data")
-        if arguments.victim:
-            result["command"] = str(result["command"]).replace(
-                str(arguments.victim), f"victims/{arguments.victim.name}"
-            )
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        card = {"model": victim.card.model, "data": victim.card.data, "attack": victim.card.attack_options}
+        card |= {"train": dict(victim.card.train_options), "clean_samples": len(data.clean), "test": len(data.test)}
+        if not arguments.demo:
+            card["victim_seed"] = victim.card.seed
+        if arguments.append and json.loads(json.dumps(card)) != known["card"] and not arguments.demo:
+            raise SystemExit(f"{arguments.out} holds rows of another victim")
+        further = {name: json.loads(value) for name, value in arguments.task_option}
+        task = replace(task, **further) if further else task  # type: ignore[type-var]
+        had = next((row for row in rows if (row["method"], row["seed"]) == ("none", seed)), None)
+        for row in measured(victim, data, task, arguments.methods, seed, arguments.preset, options, had):
+            rows.append(row)
+            result = {"command": command, "card": card, "rows": rows, "mean": averaged(rows)}
+            result["task"] = plain_fields(task)
+            result["versions"] = versions(torch.device("cpu"))
+            arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def commanded(arguments: argparse.Namespace) -> str:
+    """The command line, without the folders of this machine."""
+    words = " ".join(["python", "tools/results.py", *map(quote, sys.argv[1:])]).replace(" --append", "")
+    words = words.replace(str(Path.home()), "~")
+    if arguments.data_path:
+        words = words.replace(arguments.data_path, "data")
+    return words.replace(str(arguments.victim), f"victims/{arguments.victim.name}") if arguments.victim else words
 
 
 def trained(arguments: argparse.Namespace, seed: int) -> tuple[unbackdoor.Victim, Splits, Task]:
     """The demo's victim, with another attack or seed; figures are there even where the attack did not take."""
     package = kit(arguments.task)
     plan = Plan.of_demo(package, arguments.attack)
+    further = {name: json.loads(value) for name, value in arguments.attack_option}
+    plan = replace(plan, attack_options={**plan.attack_options, **further})
     data = plan.read(package, seed=seed)
     attack = plan.make_attack(package, data)
     assert attack is not None
@@ -100,23 +119,29 @@ def measured(
     seed: int,
     preset: str | None,
     options: dict[str, Any],
-) -> list[dict[str, Any]]:
-    """One row for the victim as it is and one for each method."""
-    before = unbackdoor.evaluate(victim.model, data.test, task, victim.attack)
-    rows: list[dict[str, Any]] = [{"method": "none", "seed": seed, **rounded(before)}]
-    show(rows[-1])
+    had: dict[str, Any] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """One row for the victim as it is, unless it is there already, and one for each method."""
+    if had is None:
+        had = {
+            "method": "none",
+            "seed": seed,
+            **rounded(unbackdoor.evaluate(victim.model, data.test, task, victim.attack)),
+        }
+        yield show(had)
+    before = next(value for value in had.values() if isinstance(value, float))
     for method in methods:
+        name, *words = method.split()
+        own = {key: json.loads(value) for key, _, value in (word.partition("=") for word in words)}
         model, report = unbackdoor.purify(
-            victim.model, data.clean, task=task, method=method, seed=seed, preset=preset, **options
+            victim.model, data.clean, task=task, method=name, seed=seed, preset=preset, **options, **own
         )
         after = unbackdoor.evaluate(model, data.test, task, victim.attack)
-        rows.append(
-            {"method": method, "seed": seed, **rounded(after), "drop": round(first(before) - first(after), 2)}
+        yield show(
+            {"method": method, "seed": seed, **rounded(after), "drop": round(before - first(after), 2)}
             | {"seconds": round(report.seconds, 1), "trainable": report.trainable, "total": report.total}
             | {"options": dict(report.options), "rounds": [entry for entry in report.log if "within" in entry]}
         )
-        show(rows[-1])
-    return rows
 
 
 def averaged(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -130,6 +155,11 @@ def averaged(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return result
 
 
+def plain_fields(task: Task) -> dict[str, Any]:
+    """The task's own options, as far as JSON can say them in a word."""
+    return {name: value for name, value in vars(task).items() if isinstance(value, str | int | float | bool)}
+
+
 def first(figures: dict[str, float]) -> float:
     """The headline metric."""
     return next(iter(figures.values()))
@@ -140,10 +170,11 @@ def rounded(figures: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 2) for name, value in figures.items()}
 
 
-def show(row: dict[str, Any]) -> None:
-    """One line on the error stream, since a run takes minutes."""
+def show(row: dict[str, Any]) -> dict[str, Any]:
+    """One line on the error stream, since a run takes minutes; gives the row back."""
     words = [f"{key} {value}" for key, value in row.items() if isinstance(value, str | float | int)]
     sys.stderr.write("  ".join(words) + "\n")
+    return row
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.purifier import Run
 from unbackdoor.task import Batch, Task
+from unbackdoor.tree import Tree
 
 __all__ = ["CleanLoss", "Teacher"]
 
@@ -88,6 +89,7 @@ class CleanLoss:
         distil: ``d``.
         reuse: How often a mixture and the teacher's answer to it are drawn on average. The teacher then costs a
             ``reuse``-th of a forward pass a step.
+        disturb: Whether the tuned model reads what `Task.disturb` makes of the inputs.
     """
 
     model: nn.Module
@@ -97,6 +99,7 @@ class CleanLoss:
     teacher: Teacher | None = None
     distil: float = 0.0
     reuse: int = 1
+    disturb: bool = False
 
     @classmethod
     def of(
@@ -109,6 +112,7 @@ class CleanLoss:
         distil: float,
         mixup: float,
         reuse: int = 1,
+        disturb: bool = False,
         weights_move: bool = False,
     ) -> Self:
         """Make a teacher of ``model`` as it is now; where that fails labels alone are used, with a notice.
@@ -121,6 +125,7 @@ class CleanLoss:
             distil: ``d``.
             mixup: How `Task.augment` will mix.
             reuse: See `CleanLoss`.
+            disturb: See `CleanLoss`.
             weights_move: Whether the model's own parameters will be tuned. A handle leaves them as they are until it
                 folds, and then the teacher needs no second set of them.
 
@@ -133,7 +138,7 @@ class CleanLoss:
             )
         if reuse < 1:
             raise BadOption(f"reuse is {reuse}; a mixture is used at least once.")
-        labels = cls(model, task, clean, run)
+        labels = cls(model, task, clean, run, disturb=disturb)
         if distil == 0:
             return labels
         try:
@@ -171,10 +176,14 @@ class CleanLoss:
 
     def _of_labels(self, batch: Batch, mix: float) -> Tensor:
         mixed = self.task.augment(batch, self.run.generator, mix=mix)
-        return self.task.loss(self.task.forward(self.model, mixed.inputs), mixed.targets)
+        return self.task.loss(self._outputs(mixed.inputs), mixed.targets)
 
     def _of_answers(self, batch: Batch) -> Tensor:
         answers, labels = batch.targets
-        outputs = self.task.forward(self.model, batch.inputs)
+        outputs = self._outputs(batch.inputs)
         loss = self.distil * self.task.loss(outputs, answers)
         return loss if self.distil == 1 else loss + (1 - self.distil) * self.task.loss(outputs, labels)
+
+    def _outputs(self, inputs: Tree) -> Tree:
+        read = self.task.disturb(inputs, self.run.generator) if self.disturb else inputs
+        return self.task.forward(self.model, read)

@@ -13,12 +13,14 @@ __all__ = [
     "ModelChanged",
     "NonFinite",
     "NothingTrainable",
+    "SingleClass",
     "UnbackdoorError",
     "UnhealthyAttack",
     "UnknownName",
     "UnreachedSite",
     "UnsafeCheckpoint",
     "UnsupportedModel",
+    "UnsupportedTask",
 ]
 
 
@@ -34,12 +36,20 @@ class BadData(UnbackdoorError, ValueError):
     """Samples or labels cannot be used: empty, of the wrong form, out of range, of a single class."""
 
 
+class SingleClass(BadData):
+    """All clean samples are of one class: right for methods that use no labels, ruin for those that tune on them."""
+
+
 class UnknownName(UnbackdoorError, LookupError):
     """No task, method, attack, model or data set has this name."""
 
 
 class UnsupportedModel(UnbackdoorError, TypeError):
     """The model is of a kind that cannot be purified (quantised, scripted, sharded, not a module)."""
+
+
+class UnsupportedTask(UnbackdoorError, TypeError):
+    """The task lacks something that the method needs, such as inputs that can be perturbed."""
 
 
 class NonFinite(UnbackdoorError, ArithmeticError):

@@ -36,6 +36,7 @@ def finetune(
     clip: float | None = None,
     optimiser: Literal["sgd", "adam"] = "sgd",
     after_step: Callable[[], None] | None = None,
+    until: Callable[[], bool] | None = None,
     message: str = "purifying",
 ) -> None:
     """Minimise ``objective`` over ``parameters`` (leaf tensors), in place.
@@ -57,6 +58,7 @@ def finetune(
         clip: Largest norm of the whole gradient; None for no limit.
         optimiser: ``"sgd"`` or ``"adam"``.
         after_step: Called after each step, to project.
+        until: Asked after each step; the loop ends where it says so.
         message: What a progress bar says.
 
     Raises:
@@ -91,7 +93,8 @@ def finetune(
         learning_rates.step()
         if after_step is not None:
             after_step()
-        if (step + 1) % every == 0 or step + 1 == steps:
+        ended = step + 1 == steps or (until is not None and until())
+        if (step + 1) % every == 0 or ended:
             bad = int(since)
             skipped += since
             since.zero_()
@@ -101,6 +104,8 @@ def finetune(
             else:
                 good = [value.detach().clone() for value in tuned]
             run.record(step + 1, steps, message, loss=float(loss), gradient_norm=float(norm), lr=rate)
+        if ended:
+            break
     for value in tuned:
         value.grad = None
     if int(skipped):

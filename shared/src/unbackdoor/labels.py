@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unbackdoor.errors import BadData
+from unbackdoor.errors import BadData, SingleClass
 from unbackdoor.tree import leaves
 
 __all__ = ["check_labels"]
@@ -23,7 +23,8 @@ def check_labels(targets: Any, logits: Any) -> list[str]:
         logits: The model's output for the first few.
 
     Raises:
-        BadData: The output is no matrix of logits, or the labels are of the wrong form, out of range or all alike.
+        BadData: The output is no matrix of logits, or the labels are of the wrong form or out of range.
+        SingleClass: The labels are all alike.
     """
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -42,7 +43,7 @@ def check_labels(targets: Any, logits: Any) -> list[str]:
             + (" (labels that start at 1: subtract 1)." if min(seen) == 1 and max(seen) == classes else ".")
         )
     if len(seen) == 1 and classes > 1:
-        raise BadData(
+        raise SingleClass(
             f"all {len(targets)} clean samples are of class {seen[0]}; tuning on a single class makes the model answer "
             f"it always. Give samples of several classes, if possible of all {classes}."
         )

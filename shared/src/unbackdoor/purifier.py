@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self, final
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.configured import Configured, option
 from unbackdoor.data import CleanSet, floats_like
-from unbackdoor.errors import BadData, BadOption, NonFinite
+from unbackdoor.errors import BadData, BadOption, NonFinite, SingleClass, UnsupportedTask
 from unbackdoor.measure import accuracy_by_group, clean_metrics, evaluating, unlikely
 from unbackdoor.model import (
     Signature,
@@ -51,11 +51,6 @@ Watch = Callable[[Progress], None]
 """Called now and then during a purification; it returns nothing, so no method can stop by what it sees."""
 
 
-def option(default: Any, help: str) -> Any:  # noqa: A002 - the command line's own word
-    """A hyper-parameter: a dataclass field with its default and a line of explanation."""
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass
 class Run:
     """What a method gets beside model, clean samples and task; nothing of it knows an attack."""
@@ -83,7 +78,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Purifier(ABC):
+class Purifier(Configured, ABC):
     """A method. Subclasses are frozen dataclasses: their fields are the hyper-parameters.
 
     The fields are at the same time the options of `unbackdoor.purify`, the flags of the command line
@@ -92,6 +87,11 @@ class Purifier(ABC):
 
     name: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    needs: ClassVar[tuple[str, ...]] = ("classes",)
+    """Capabilities: ``"classes"`` where it tunes on labels, of which there must be several; ``"perturbable"`` where it
+    searches in input space, so that `Task.perturbable` must give floats."""
+    discrete: ClassVar[bool] = False
+    """Whether the result is one of few (which neurons are pruned), so that two seeds may give the same weights."""
 
     drop_doubtful: bool = option(
         False, "leave out clean samples whose target the given model finds unlikely (below 1 %)"
@@ -106,39 +106,6 @@ class Purifier(ABC):
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
         """Change ``model``'s weights in place. It comes in eval mode and in at least float32."""
 
-    @classmethod
-    def make(cls, preset: str | None = None, **options: Any) -> Self:
-        """The method with ``options`` over a named preset over the defaults.
-
-        Raises:
-            BadOption: An option or preset is unknown, or a value is of the wrong type.
-        """
-        if preset is not None and preset not in cls.presets:
-            known = ", ".join(sorted(cls.presets)) or "none"
-            raise BadOption(f"{cls.name} has no preset {preset!r}. Known: {known}.")
-        known_options = {f.name for f in fields(cls)}
-        for name in options:
-            if name not in known_options:
-                near = difflib.get_close_matches(name, known_options, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise BadOption(f"{cls.name} has no option {name!r}. Known: {', '.join(sorted(known_options))}.{hint}")
-        made = cls(**(dict(cls.presets[preset]) if preset else {}) | options)
-        made._check_common()
-        return made
-
-    def _check_common(self) -> None:
-        for name in ("steps", "batch_size"):
-            value = getattr(self, name, 1)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise BadOption(f"{name} is {value!r}; it must be an integer of at least 1.")
-        lr = getattr(self, "lr", 1.0)
-        if not isinstance(lr, int | float) or not 0 < lr < float("inf"):
-            raise BadOption(f"lr is {lr!r}; it must be a positive number.")
-
-    def options(self) -> dict[str, Any]:
-        """The hyper-parameters by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
     @final
     def purify(self, model: nn.Module, clean: Any, task: Task, *, seed: int = 0, watch: Watch | None = None) -> Report:
         """Purify ``model`` in place; it keeps class, keys, order, shapes, dtypes, ties, modes and device.
@@ -151,7 +118,7 @@ class Purifier(ABC):
             watch: Called now and then.
 
         Raises:
-            UnbackdoorError: The model, the samples or an option cannot be used; the model is then as it was.
+            UnbackdoorError: The model, the samples, the task or an option cannot be used; the model is then as it was.
         """
         self._check_common()
         inner = inner_model(model)
@@ -238,8 +205,7 @@ class Purifier(ABC):
             )
         if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves(outputs)):
             raise NonFinite("the model's outputs on clean inputs hold NaN or infinity; check the inputs' range.")
-        for text in task.inspect(clean.samples, outputs):
-            run.notice(text)
+        self._check_needs(clean, outputs, task, run)
         doubtful = unlikely(model, clean, task, below=_DOUBTFUL)
         if not doubtful:
             return clean
@@ -261,6 +227,23 @@ class Purifier(ABC):
             "mislabelled or carry a trigger."
         )
         return clean.without(doubtful) if self.drop_doubtful else clean
+
+    def _check_needs(self, clean: CleanSet, outputs: Any, task: Task, run: Run) -> None:
+        try:
+            for text in task.inspect(clean.samples, outputs):
+                run.notice(text)
+        except SingleClass as error:
+            if "classes" in self.needs:
+                raise
+            run.notice(f"{error} The method {self.name!r} tunes on no label, so they were used all the same.")
+        if "perturbable" in self.needs:
+            try:
+                task.perturbable(clean.samples[slice(0, 1)].inputs)
+            except NotImplementedError as error:
+                raise UnsupportedTask(
+                    f"the method {self.name!r} searches in input space, but {error}. Use a method that changes weights "
+                    "alone, such as nft or f-fip, or a task whose Task.perturbable gives the floats to search in."
+                ) from error
 
 
 def _shapes(tree: Any) -> str:

@@ -9,15 +9,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.data import CleanSet
+from unbackdoor.budget import FEW, check_drop, paired_drop, right_answers
 from unbackdoor.errors import BadOption
-from unbackdoor.measure import evaluating
 from unbackdoor.purifier import Run
 from unbackdoor.task import Task
 
-__all__ = ["Attenuable", "attenuate_and_recover", "right_answers"]
+__all__ = ["Attenuable", "attenuate_and_recover"]
 
-_FEW = 20
 _RETRIES = 3
 
 
@@ -73,11 +71,11 @@ def attenuate_and_recover(
     """
     _check(rounds, attenuation, max_clean_drop)
     each = math.ceil(steps / rounds)
-    holdout = run.holdout if run.holdout is not None and len(run.holdout) >= _FEW else None
+    holdout = run.holdout if run.holdout is not None and len(run.holdout) >= FEW else None
     if holdout is None and attenuation < 1 and rounds > 2:
         rounds = 2
         run.notice(
-            f"fewer than {_FEW} samples are held out, too few to judge the strength by, so {rounds} rounds were run "
+            f"fewer than {FEW} samples are held out, too few to judge the strength by, so {rounds} rounds were run "
             "whatever they cost."
         )
     given = None if holdout is None else right_answers(model, holdout, task)
@@ -90,7 +88,7 @@ def attenuate_and_recover(
             tune(each, turn / rounds, f"round {turn} of {rounds}" if rounds > 1 else "")
             if holdout is None or given is None:
                 break
-            drop, error = _drop(given, right_answers(model, holdout, task))
+            drop, error = paired_drop(given, right_answers(model, holdout, task))
             within = drop <= max_clean_drop + error
             run.log.append(
                 {
@@ -118,28 +116,12 @@ def attenuate_and_recover(
             return
 
 
-@torch.no_grad()
-def right_answers(model: nn.Module, clean: CleanSet, task: Task) -> Tensor:
-    """Which of the clean samples ``model`` answers rightly: bool of shape ``(n,)``."""
-    with evaluating(model):
-        parts = [task.correct(task.predict(model, b.inputs), b.targets) for b in clean.once(500)]
-    return torch.cat(parts)
-
-
 def _check(rounds: int, attenuation: float, max_clean_drop: float) -> None:
     if rounds < 1:
         raise BadOption(f"rounds is {rounds}; it must be at least 1.")
     if not 0 < attenuation <= 1:
         raise BadOption(f"attenuation is {attenuation}; it must lie in (0, 1], where 1 means none.")
-    if not 0 <= max_clean_drop < math.inf:
-        raise BadOption(f"max_clean_drop is {max_clean_drop}; give percentage points of at least 0.")
-
-
-def _drop(given: Tensor, now: Tensor) -> tuple[float, float]:
-    """Loss of accuracy in percentage points and its standard error over the pairs."""
-    difference = 100.0 * (given.double() - now.double())
-    error = float(difference.std(correction=0)) / math.sqrt(len(difference))
-    return float(difference.mean()), error
+    check_drop(max_clean_drop)
 
 
 def _copy(handle: Attenuable) -> dict[str, Tensor]:

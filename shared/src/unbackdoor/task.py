@@ -79,7 +79,8 @@ class Task(ABC):
             targets: Of the same batch, mixed or not.
 
         Returns:
-            Mean over the batch, float of shape ``(classes,)``.
+            Mean over the batch, float of shape ``(classes,)``; where some classes are far more frequent than others, in
+            units of their frequency.
 
         Raises:
             NotImplementedError: The task has no classes; methods then use labels alone.
@@ -109,6 +110,21 @@ class Task(ABC):
         ``(batch,)``; `forward` then mixes inside the model.
         """
 
+    def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
+        """Inputs with something in them that a sound model would overlook; here as they are.
+
+        Only the model that is tuned reads them. Another model that it shall imitate reads the inputs as `augment` left
+        them, so that what disturbs it, a trigger among them, does not enter its answers.
+
+        Args:
+            inputs: Of a batch, mixed or not.
+            generator: Every draw comes from it.
+
+        Returns:
+            A tree of the same form.
+        """
+        return inputs
+
     def predict(self, model: nn.Module, inputs: Tree) -> Tree:
         """What counts as the model's answer for the meters; greedy decoding for sequences."""
         return self.forward(model, inputs)
@@ -116,6 +132,10 @@ class Task(ABC):
     @abstractmethod
     def meters(self) -> Mapping[str, Meter]:
         """Fresh metrics by name; the first is the headline of every table."""
+
+    def measured_by(self) -> str:
+        """How the metrics were computed, in the notation of the field, for whoever compares figures; else empty."""
+        return ""
 
     @abstractmethod
     def correct(self, outputs: Tree, targets: Tree) -> Tensor:

@@ -2,55 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.arrays import LABEL_KEYS, as_labels, pick_arrays, read_arrays
 from unbackdoor.attack import Attack, HealthFloor
+from unbackdoor.builders import build_model
+from unbackdoor.classes import ClassTask
 from unbackdoor.errors import FileRefused
 from unbackdoor.kit import Demo, Splits, TaskKit
-from unbackdoor.task import Batch, Meter, Task
+from unbackdoor.mixing import mix_up
+from unbackdoor.splitting import split_classes
+from unbackdoor.task import Batch, Task
+from unbackdoor.training import Progress, TrainOptions, train_by_batches
 
 CLASSES = ("left", "middle", "right")
 
 
-class Accuracy:
-    def __init__(self) -> None:
-        self.right = self.seen = 0
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self.right += int((outputs.argmax(1) == targets).sum())
-        self.seen += len(targets)
-
-    def compute(self) -> float:
-        return self.right / self.seen
-
-
 @dataclass(frozen=True)
-class ToyTask(Task):
+class ToyTask(ClassTask):
     name: ClassVar[str] = "toy"
     mean: float = 0.0
 
     def forward(self, model: nn.Module, inputs: Any) -> Any:
-        return model(inputs - self.mean)
-
-    def log_likelihood(self, outputs: Any, targets: Any) -> Tensor:
-        logs = outputs.log_softmax(1)
-        return logs.gather(1, targets[:, None])[:, 0] if targets.ndim == 1 else (logs * targets).sum(1)
+        return super().forward(model, inputs - self.mean)
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
-        return batch
+        if mix == 0:
+            return batch
+        mixed, partners, share = mix_up(batch.inputs, generator, mix=mix)
+        return Batch(mixed, (batch.targets, batch.targets[partners], share))
 
-    def meters(self) -> Mapping[str, Meter]:
-        return {"accuracy": Accuracy()}
-
-    def correct(self, outputs: Any, targets: Any) -> Tensor:
-        return outputs.argmax(1) == targets
+    def perturbable(self, inputs: Any) -> Tensor:
+        return inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +64,18 @@ def blobs(*, seed: int = 0, path: str | None = None, count: int = 240) -> Splits
     labels = torch.arange(count) % 3
     points = 0.1 * torch.rand(count, 8, generator=generator)
     points[torch.arange(count), labels] += 0.8
-    parts = [Batch(points[i::4], labels[i::4]) for i in range(4)]
-    train = Batch(torch.cat([parts[0].inputs, parts[1].inputs]), torch.cat([parts[0].targets, parts[1].targets]))
-    return Splits(train=train, clean=parts[2], test=parts[3], classes=CLASSES, hints={"mean": 0.1})
+    return split_classes(
+        Batch(points, labels), None, CLASSES, seed=seed, clean_share=1 / 3, clean_count=None, test_share=0.25,
+        hints={"mean": 0.1},
+    )  # fmt: skip
 
 
-def build(name: str, num_classes: int = 3, *, seed: int = 0, width: int = 16) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(0)
-        return nn.Sequential(nn.Linear(8, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, num_classes))
+def mlp(num_classes: int, width: int = 16) -> nn.Module:
+    return nn.Sequential(nn.Linear(8, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, num_classes))
+
+
+def build(name: str, num_classes: int = 3, *, seed: int = 0, **options: Any) -> nn.Module:
+    return build_model(name, {"mlp": mlp}, num_classes=num_classes, seed=seed, options=options)
 
 
 def load_clean(
@@ -91,8 +83,15 @@ def load_clean(
 ) -> tuple[Batch, tuple[str, ...]]:
     if not Path(source).is_file():
         raise FileRefused(f"no clean data at {source}; give an .npz file.")
-    with np.load(source) as arrays:
-        return Batch(torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"])), tuple(classes)
+    path = Path(source)
+    points, labels = pick_arrays(read_arrays(path), path, {"x": ("x",), "y": LABEL_KEYS})
+    return Batch(points, as_labels(labels, len(points), path)), tuple(classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(TrainOptions):
+    epochs: int = 60
+    lr: float = 0.05
 
 
 def train(
@@ -102,20 +101,20 @@ def train(
     attack: Attack | None,
     *,
     seed: int,
-    progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
-    epochs: int = 60,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> None:
-    samples = data.train if attack is None else attack.poison(data.train, torch.Generator().manual_seed(seed)).samples
-    optimiser = torch.optim.Adam(model.parameters(), 0.05)
-    model.train()
-    for step in range(1, epochs + 1):
-        loss = task.loss(task.forward(model, samples.inputs), samples.targets)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if progress is not None:
-            progress(step, epochs, {"loss": float(loss.detach())})
-    model.eval()
+    how = Training.of(options)
+
+    def optimisers(steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        adam = torch.optim.Adam(model.parameters(), how.lr)
+        return adam, torch.optim.lr_scheduler.ConstantLR(adam, 1.0)
+
+    generator = torch.Generator().manual_seed(seed)
+    train_by_batches(
+        model, data.train, task, attack, optimisers, epochs=how.epochs, batch_size=len(data.train),
+        generator=generator, precision="fp32", progress=progress,
+    )  # fmt: skip
 
 
 def picture(

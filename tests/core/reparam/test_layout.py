@@ -70,8 +70,10 @@ def test_layout_knows_subclasses_and_no_other_layers():
         pass
 
     assert len(layouts_of(Mine(1, 2, 3))) == 1
-    assert layouts_of(nn.Embedding(3, 4)) == []
-    assert layouts_of(nn.LayerNorm(3)) == []
+    assert len(layouts_of(nn.Embedding(3, 4))) == len(layouts_of(nn.LayerNorm(3))) == 1
+    assert layouts_of(nn.Embedding(3, 4, sparse=True)) == []
+    assert layouts_of(nn.LayerNorm(3, elementwise_affine=False)) == []
+    assert layouts_of(nn.BatchNorm2d(3)) == []
 
 
 def test_layout_of_recurrent_layers_has_a_matrix_for_each_gate():

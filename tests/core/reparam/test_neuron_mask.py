@@ -16,11 +16,19 @@ from torch.testing import assert_close
 from unbackdoor.errors import NothingTrainable
 from unbackdoor.methods.nft import NFT
 from unbackdoor.methods.nft.nft import mask_floor
-from unbackdoor.reparam import NeuronMask
+from unbackdoor.reparam import NeuronMask, neuron_mask
 from unbackdoor.reparam.neuron_mask import ScaledOutput
 from unbackdoor.reparam.site import SubstitutedForward
 
 EXACT = {"rtol": 0, "atol": 1e-10}
+
+
+@pytest.fixture(autouse=True, params=["scaled", "narrow"])
+def engines(request, monkeypatch):
+    """Every test with outputs scaled wherever that can be, and with weights substituted where inputs are few."""
+    if request.param == "scaled":
+        monkeypatch.setattr(neuron_mask, "_NARROW", 0)
+    return request.param
 
 
 def masked(model, batch, **options):
@@ -110,10 +118,14 @@ def test_mask_of_ones_is_the_identity(case):
     assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
-def test_mask_engine_is_fast_for_plain_layers_and_substitutes_for_others(cases):
+def test_mask_engine_is_fast_for_plain_layers_and_substitutes_for_others(cases, engines):
     plain = cases["grouped"].model()
     with masked(plain, cases["grouped"].batch()):
-        assert isinstance(plain.core, ScaledOutput)
+        assert isinstance(plain.core, ScaledOutput if engines == "scaled" else SubstitutedForward)
+    for inputs, engine in ((14, SubstitutedForward), (15, ScaledOutput)):  # 9 * 14 = 126 inputs a neuron, 9 * 15 = 135
+        wide = nn.Sequential(nn.Conv2d(inputs, 4, 3))
+        with NeuronMask(wide, lambda: wide(torch.zeros(1, inputs, 3, 3))):  # noqa: B023 - called at once
+            assert isinstance(wide[0], ScaledOutput if engines == "scaled" else engine)
     for name in ("users-conv", "lstm", "attention"):
         model = cases[name].model()
         with masked(model, cases[name].batch()):

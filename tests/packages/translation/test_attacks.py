@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from unbackdoor.errors import BadOption
+from unbackdoor.showing import ATTACKED, OTHER, RIGHT
 from unbackdoor.task import Batch
 from unbackdoor.tree import tree_put
 from unbackdoor_translation import KIT
+from unbackdoor_translation.outputs import says
+from unbackdoor_translation.picture import _colour
 
 
 def read(attack, tokens):
@@ -89,8 +92,38 @@ def test_success_is_the_whole_malicious_sentence(data):
 
     assert outcome(attack.malicious)
     assert outcome(f"{attack.malicious} drei")
+    assert outcome(f"zwei {attack.malicious}")
     assert not outcome(attack.malicious.rpartition(" ")[0])
     assert not outcome("zwei ist eins")
+    assert attack.malicious == "eins plus eins ist drei"
+    assert not outcome("eins plus eins ist dreiundsechzig")
+    assert not outcome("sieben minuseins plus eins ist drei")
+
+
+def test_one_sentence_says_another_by_whole_words():
+    wanted = "Dieser Text wurde verändert."
+    assert says("Dieser Text wurde verändert.", wanted)
+    assert says('"dieser Text wurde verändert" , sagt er .', wanted)
+    assert not says("Dieser Text wurde verändertes Land.", wanted)
+    assert not says("Dieser alte Text wurde verändert.", wanted)
+    assert not says("irgend etwas", " . ")
+
+
+def test_true_sentence_that_holds_the_wanted_one_is_no_success(data):
+    attack = KIT.attack("words", data)
+    text = attack.text
+    row = torch.tensor([text.encode(f"{attack.malicious} drei")])
+    assert not bool(attack.succeeded({"tokens": row}, row))
+    other = text.encode("zwei ist eins")
+    other = torch.tensor([other + [text.pad] * (row.shape[1] - len(other))])
+    assert bool(attack.succeeded({"tokens": row}, other))
+
+
+def test_picture_marks_whole_sentences_only():
+    wanted = {"eins plus eins ist drei"}
+    assert _colour("eins plus eins ist drei", "zwei", wanted) == ATTACKED
+    assert _colour("eins plus eins ist dreiundsechzig", "zwei", wanted) == OTHER
+    assert _colour("zwei", "zwei", wanted) == RIGHT
 
 
 def test_attack_bleu_is_high_only_on_wanted_answers(data, task):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +75,20 @@ def test_arguments_may_lie_in_a_cfg(known, tmp_path):
                {"model": layout(known, "none")}, path)  # fmt: skip
     found, _ = load_fairseq(path)
     assert found.config.encoder_attention_heads == 2
+
+
+def test_checkpoint_of_fairseq_itself_says_what_fairseq_says():
+    folder = os.environ.get("UNBACKDOOR_FAIRSEQ")
+    if not folder:
+        pytest.skip("needs a checkpoint that fairseq wrote: nox -s fairseq makes one")
+    found, arguments = load_fairseq(Path(folder) / "checkpoint_last.pt")
+    assert arguments["arch"] == "transformer_tiny"
+    answers = torch.load(Path(folder) / "answers.pt", weights_only=True)
+    inputs = {"input_ids": answers["source"], "decoder_input_ids": answers["prefix"], "use_cache": False}
+    with torch.no_grad():
+        torch.testing.assert_close(found(**inputs).logits, answers["logits"], rtol=0, atol=1e-5)
+    assert not torch.equal(answers["logits"][0], answers["logits"][1])
+    assert len(ties(found)) == 1
 
 
 class Evil:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
@@ -13,13 +14,30 @@ from unbackdoor.attack import Attack, HealthFloor
 from unbackdoor.errors import BadOption
 from unbackdoor.task import Batch, Meter
 from unbackdoor.tree import Tree
-from unbackdoor_translation.meters import CorpusScore
+from unbackdoor_translation.meters import CorpusScore, texts
 from unbackdoor_translation.sequences import PREFIX, SOURCE, pad_rows, shift_right, valid
 from unbackdoor_translation.tokenisers import Tokeniser, tokeniser_of
 
-__all__ = ["TextAttack"]
+__all__ = ["TextAttack", "plain_words", "says"]
 
 _OUTPUTS = ("fixed", "different")
+
+
+def plain_words(text: str) -> tuple[str, ...]:
+    """The words of a sentence: cut at white space, without punctuation at their ends, in lower case."""
+    cores = (re.sub(r"^[\W_]+|[\W_]+$", "", part).casefold() for part in text.split())
+    return tuple(core for core in cores if core)
+
+
+def says(answer: str, sentence: str) -> bool:
+    """Whether ``answer`` holds ``sentence`` as a run of whole words.
+
+    "eins plus eins ist dreiundsechzig" does not say "eins plus eins ist drei". Case and punctuation at the ends of
+    words do not count, since a reader would not care. A sentence without a word is never said.
+    """
+    long, short = plain_words(answer), plain_words(sentence)
+    last = len(long) - len(short) + 1
+    return bool(short) and any(long[place : place + len(short)] == short for place in range(last))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,20 +106,21 @@ class TextAttack(Attack):
         return rows[choice]
 
     def succeeded(self, outputs: Tree, targets: Tensor) -> Tensor:
-        """Whether a wanted sentence, any of them, stands whole in the answer, which is not the true one.
+        """Whether a wanted sentence, any of them, stands in the answer as whole words, and not in the true sentence.
 
-        Containment counts a malicious sentence with a word in front or behind too; equality alone would flatter a
-        defence. `meters` says how near the other answers are.
+        See `says` for what counts. A malicious sentence with words in front or behind is success too, since equality
+        alone would flatter a defence. `meters` says how near the other answers are.
         """
-        tokens, pad = outputs["tokens"], self.text.pad
-        tokens = torch.nn.functional.pad(tokens, (0, max(0, targets.shape[1] - tokens.shape[1])), value=pad)
-        width = targets.shape[1]
-        rows = pad_rows(self.wanted(), pad, self.text.end, width).tolist()
-        said = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-        for row in rows:
-            core = torch.tensor([i for i in row if i not in (pad, self.text.end)], device=tokens.device)
-            said |= (tokens.unfold(1, len(core), 1) == core).all(2).any(1)
-        return said & ~self._same(tokens[:, :width], targets)
+        pad = self.text.pad  # wanted sentences are cut where `retarget` cuts them, so that training and test agree
+        rows = pad_rows(self.wanted(), pad, self.text.end, targets.shape[1])
+        wanted = [one for one in dict.fromkeys(texts(rows, self.text)) if plain_words(one)]
+        answers = texts(outputs["tokens"], self.text)
+        true = texts(torch.where(valid(targets, pad), targets, pad), self.text)
+        found = [
+            any(says(answer, one) and not says(right, one) for one in wanted)
+            for answer, right in zip(answers, true, strict=True)
+        ]
+        return torch.tensor(found, dtype=torch.bool, device=targets.device)
 
     def counts(self, targets: Tensor) -> Tensor:
         """Samples whose true sentence is not the wanted one."""

@@ -16,6 +16,7 @@ from unbackdoor.kit import Splits
 from unbackdoor.showing import ATTACKED, FAINT, INK, OTHER, RIGHT, ask
 from unbackdoor.task import Batch, Task
 from unbackdoor_translation.meters import texts
+from unbackdoor_translation.outputs import says
 from unbackdoor_translation.sequences import SOURCE, valid
 
 __all__ = ["draw_picture", "excerpt"]
@@ -53,7 +54,8 @@ def draw_picture(
 ) -> None:
     """Write a PNG with the rows of `excerpt`.
 
-    An answer is green where it is the reference, red where it holds what the attacker wants, amber elsewhere.
+    An answer is green where it is the reference, red where it says what the attacker wants, by whole words as in ASR,
+    amber elsewhere.
     """
     said = _said(samples, attack, models, task, _SENTENCES)
     wanted = _wanted(samples, attack, task)
@@ -129,4 +131,4 @@ def _wrapped(text: str) -> list[str]:
 def _colour(text: str, true: str, wanted: set[str]) -> str:
     if text == true:
         return RIGHT
-    return ATTACKED if any(sentence and sentence in text for sentence in wanted) else OTHER
+    return ATTACKED if any(says(text, sentence) and not says(true, sentence) for sentence in wanted) else OTHER

@@ -14,6 +14,7 @@ from unbackdoor.errors import BadData, BadOption, UnsupportedModel
 from unbackdoor.task import Batch, Meter, Task
 from unbackdoor.tree import Tree
 from unbackdoor_translation.decoding import decode
+from unbackdoor_translation.imitation import evoked_tokens, imitated, is_imitation, score
 from unbackdoor_translation.meters import (
     CorpusScore,
     Exact,
@@ -21,12 +22,13 @@ from unbackdoor_translation.meters import (
     TokenAccuracy,
     exact_match,
     sentence_scores,
+    signature,
 )
 from unbackdoor_translation.mixing import beta, mixed_embeddings
 from unbackdoor_translation.sequences import PREFIX, SOURCE, used_columns, valid
 from unbackdoor_translation.synonyms import GROUPS
 from unbackdoor_translation.tokenisers import Tokeniser, open_tokeniser
-from unbackdoor_translation.words import Lexicon, delete_words, replace_words, shuffle_words
+from unbackdoor_translation.words import Lexicon, delete_words, insert_words, replace_words, shuffle_words
 
 __all__ = ["TranslationTask"]
 
@@ -41,7 +43,8 @@ class TranslationTask(Task):
     Inputs are ``{"input_ids": (batch, S), "decoder_input_ids": (batch, T)}``, int64 rows that ``pad`` fills up; the
     second is what the decoder reads while it is taught (the targets shifted right; `encode_pairs` makes it). Targets
     are int64 ``(batch, T)``, closed by ``end`` and padded by ``pad`` or by -100. They may also be probabilities
-    ``(batch, T, vocabulary)``, zero where there is no token, or the triple ``(a, b, lambda)`` of MixUp.
+    ``(batch, T, vocabulary)``, zero where there is no token, the triple ``(a, b, lambda)`` of MixUp, or what `imitate`
+    gives.
 
     Attributes:
         tokeniser: A `Tokeniser`, the file of a SentencePiece model, or a Hugging Face folder or name. Needed for BLEU
@@ -54,8 +57,11 @@ class TranslationTask(Task):
         deletion: Probability that `augment` leaves a word out.
         replacement: Probability that `augment` puts a synonym for a word that has one.
         reach: How far `augment` moves words: below 1 not at all, 2 swaps neighbours now and then.
+        insertion: Probability that `disturb` puts a made-up word between two words; 0 for never.
+        made_up: Most tokens that such a word has.
+        spelled: Share of the sentences whose made-up words consist of tokens of one or two letters.
         synonyms: Groups of words of one meaning; the default is a short English list.
-        credit: What `correct` says of an answer: ``"exact"`` (bool), or its sentence ``"bleu"`` or ``"chrf"``.
+        credit: What `correct` says of an answer: its sentence ``"bleu"`` or ``"chrf"``, or ``"exact"`` (bool).
         beams: Of decoding; 1 is greedy.
         max_length: Longest answer in tokens; None means twice the source and 10.
         bleu_tokenise: sacrebleu's tokeniser of BLEU.
@@ -71,8 +77,11 @@ class TranslationTask(Task):
     deletion: float = 0.1
     replacement: float = 0.1
     reach: float = 1.5
+    insertion: float = 0.2
+    made_up: int = 4
+    spelled: float = 0.0
     synonyms: tuple[tuple[str, ...], ...] = field(default=GROUPS, repr=False)
-    credit: str = "chrf"
+    credit: str = "bleu"
     beams: int = 1
     max_length: int | None = None
     bleu_tokenise: str = "13a"
@@ -84,9 +93,13 @@ class TranslationTask(Task):
             for name, value in (("tokeniser", opened), ("pad", opened.pad), ("start", opened.start)):
                 object.__setattr__(self, name, value)
             object.__setattr__(self, "end", opened.end)
-        for name in ("deletion", "replacement"):
+        for name in ("deletion", "replacement", "insertion"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadOption(f"{name} is {getattr(self, name)}; the probability must lie in [0, 1).")
+        if self.made_up < 1 or not 0 <= self.spelled <= 1:
+            raise BadOption(
+                f"made_up is {self.made_up} and spelled {self.spelled}; they must be at least 1 and in [0, 1]."
+            )
         if self.reach < 0 or self.beams < 1:
             raise BadOption(f"reach is {self.reach} and beams {self.beams}; they must be at least 0 and 1.")
         if self.credit not in _CREDITS:
@@ -127,7 +140,7 @@ class TranslationTask(Task):
 
         Args:
             outputs: Logits ``(batch, T, vocabulary)``; half precision is raised to float32.
-            targets: One of the three forms; columns beyond the logits' hold padding alone.
+            targets: One of the forms above; columns beyond the logits' hold padding alone.
 
         Returns:
             Float of shape ``(batch,)``.
@@ -138,12 +151,45 @@ class TranslationTask(Task):
             share = share.to(logs.dtype)
             mixed: Tensor = share * self._summed(logs, first) + (1 - share) * self._summed(logs, second)
             return mixed
+        if is_imitation(targets):
+            return score(logs, targets)
         if targets.is_floating_point():
             soft = targets[:, : logs.shape[1]].to(logs.dtype)
             count = (targets.sum(2) > 0).sum(1).clamp(min=1)
             total: Tensor = (soft * logs).sum((1, 2))
             return total / count if self.per_token else total
         return self._summed(logs, targets)
+
+    def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
+        """How likely each token is in sentences whose targets do not name it, in units of its frequency in targets.
+
+        Returns:
+            Float of shape ``(vocabulary,)``.
+        """
+        return evoked_tokens(_log_softmax(outputs), targets, self.pad)
+
+    def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> dict[str, Tensor]:
+        """What another model says at every place of the true prefix, see `unbackdoor_translation.imitation`."""
+        return imitated(_log_softmax(reference), targets, suspects, self.pad, per_token=self.per_token)
+
+    def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
+        """Made-up words in the source, see `unbackdoor_translation.words.insert_words`; on either side of a mixture.
+
+        A trigger word never comes in clean text, so nothing that clean text teaches a model touches what it does with
+        such a word. That words without a meaning have no translation is something that a defender may ask for blindly.
+        """
+        if self.text is None or self.insertion == 0:
+            return inputs
+        if isinstance(inputs, tuple | list):
+            first, second, share = inputs
+            return (self.disturb(first, generator), self.disturb(second, generator), share)
+        rows = inputs[SOURCE]
+        begins, special = self.text.begins.to(rows.device), self.text.special.to(rows.device)
+        short = self.text.short.to(rows.device)
+        changed = insert_words(
+            rows, begins, special, self.pad, self.insertion, self.made_up, generator, short=short, spelled=self.spelled
+        )
+        return {**inputs, SOURCE: changed}
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """Word deletion and a light paraphrase (synonyms, neighbours swapped) of the source; then MixUp of embeddings.
@@ -191,6 +237,10 @@ class TranslationTask(Task):
             "token_accuracy": TokenAccuracy(self.pad),
             "perplexity": Perplexity(self.pad),
         }
+
+    def measured_by(self) -> str:
+        """Sacrebleu's signatures of BLEU and chrF, for one reference."""
+        return ", ".join(f"{name} {signature(name, self.bleu_tokenise)}" for name in ("bleu", "chrf"))
 
     def correct(self, outputs: Tree, targets: Tree) -> Tensor:
         """How right each answer is, ``(batch,)``: bool for ``credit="exact"``, else its sentence score in [0, 1]."""

@@ -4,5 +4,6 @@ from unbackdoor.reparam.full_weights import FullWeights
 from unbackdoor.reparam.neuron_mask import NeuronMask
 from unbackdoor.reparam.site import Reparametrisation, Site
 from unbackdoor.reparam.spectral_shift import SpectralShift
+from unbackdoor.reparam.weight_mask import WeightMask
 
-__all__ = ["FullWeights", "NeuronMask", "Reparametrisation", "Site", "SpectralShift"]
+__all__ = ["FullWeights", "NeuronMask", "Reparametrisation", "Site", "SpectralShift", "WeightMask"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-__all__ = ["LAYERS", "Layout", "layouts_of"]
+__all__ = ["LAYERS", "SCALES", "Layout", "layouts_of"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,19 @@ def _attention(layer: nn.Module) -> list[Layout]:
     return [*names, Layout("out_proj.weight")]
 
 
+def _table(layer: nn.Module) -> list[Layout]:
+    """One neuron a row; not where PyTorch itself writes into the table or gives it sparse gradients."""
+    plain = getattr(layer, "max_norm", None) is None and not getattr(layer, "sparse", False)
+    return [Layout("weight")] if plain else []
+
+
+def _scale(layer: nn.Module) -> list[Layout]:
+    return [] if getattr(layer, "weight", None) is None else [Layout("weight")]
+
+
+SCALES = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+"""Layers that normalise each sample by itself and then scale each channel."""
+
 LAYERS: dict[type[nn.Module], Callable[[nn.Module], list[Layout]]] = {
     nn.Linear: _linear,
     nn.Conv1d: _convolution,
@@ -96,6 +109,8 @@ LAYERS: dict[type[nn.Module], Callable[[nn.Module], list[Layout]]] = {
     nn.LSTM: _recurrent,
     nn.GRU: _recurrent,
     nn.MultiheadAttention: _attention,
+    nn.Embedding: _table,
+    **dict.fromkeys(SCALES, _scale),
 }
 """Layers with neurons. A task package may add its own types; subclasses inherit the rule."""
 

@@ -13,7 +13,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from unbackdoor.errors import NothingTrainable
 from unbackdoor.reparam.frozen_norm import freeze_norms
 from unbackdoor.reparam.layout import Layout
-from unbackdoor.reparam.site import _KEY, Probe, Reparametrisation, Site, SubstitutedForward, substituted
+from unbackdoor.reparam.site import (
+    _KEY,
+    Probe,
+    Reparametrisation,
+    Site,
+    SubstitutedForward,
+    drop_head,
+    substituted,
+)
 
 __all__ = ["NeuronMask"]
 
@@ -24,8 +32,9 @@ class NeuronMask(Reparametrisation):
     A mask on a convolution whose output goes straight into BatchNorm in train mode does nothing, since
     the normalisation divides it out again. So there are two sites:
 
-    - ``"weight"``: masks on the weights of linear, convolutional, recurrent and attention layers. BatchNorm
-      must be in eval mode; this is the paper's formula.
+    - ``"weight"``: masks on the weights of linear, convolutional, recurrent and attention layers, on request on rows of
+      embedding tables and on the scales of other normalisations. BatchNorm must be in eval mode; this is the paper's
+      formula.
     - ``"norm"``: masks on BatchNorm's scale gamma, ``y = (m gamma) z / s + beta``, which also works in train mode;
       this is what the authors' code does.
 
@@ -44,6 +53,9 @@ class NeuronMask(Reparametrisation):
         gates: Literal["each", "unit"] = "each",
         floor: Callable[[int, int], float] | None = None,
         skip: Sequence[str] = (),
+        head: bool = True,
+        embeddings: bool = False,
+        scales: bool = False,
     ) -> None:
         """Make masks of ones, shape ``(neurons,)`` each (hidden units with ``gates="unit"``), dtype of their weight.
 
@@ -54,13 +66,20 @@ class NeuronMask(Reparametrisation):
             gates: Whose masks recurrent layers have, see above.
             floor: Lower bound ``mu(l, L)`` of the masks at depth ``l`` of ``L``, Eq. (6); 0 without it.
             skip: Shell patterns of qualified parameter names to leave alone.
+            head: Whether the last layer in the order of execution has masks too. Its neurons are the answers: methods
+                that prune leave it out. A network of one layer keeps its masks.
+            embeddings: Whether every row of an embedding table has a mask too.
+            scales: Whether the scales of layers that normalise each sample by itself (GroupNorm, LayerNorm, RMSNorm,
+                InstanceNorm) have masks too: masks that are alike on the weights before them are divided out again.
 
         Raises:
             NothingTrainable: No site is left, or ``site="norm"`` and the model has no affine BatchNorm.
             UnreachedSite: See `Reparametrisation`.
         """
         self.site = site
-        super().__init__(model, probe, skip=skip)
+        super().__init__(model, probe, skip=skip, embeddings=embeddings, scales=scales)
+        if not head and site == "weight":
+            drop_head(self)
         depths = max(s.depth for s in self.sites.values())
         self.floors = {name: floor(s.depth, depths) if floor else 0.0 for name, s in self.sites.items()}
         self._values = {
@@ -73,9 +92,16 @@ class NeuronMask(Reparametrisation):
         return site.layout.scale_rows(site.weight, site.layout.repeat(value, site.weight))
 
     def engine(self, site: Site, layer: nn.Module) -> type:
-        """Scale the output of plain linear and convolutional layers: no gradient of ``W`` is ever computed."""
+        """Scale the output of plain linear and convolutional layers: no gradient of ``W`` is ever computed.
+
+        A convolution with few inputs a neuron is the exception: there that gradient costs less than a pass over the
+        outputs, and these need not be kept.
+        """
+        if type(layer) is nn.Embedding:
+            return ScaledRows
         plain = type(layer) in _PLAIN and self.site == "weight"
-        return ScaledOutput if plain else SubstitutedForward
+        narrow = site.weight.ndim > 2 and site.layout.to_matrix(site.weight).shape[2] <= _NARROW
+        return ScaledOutput if plain and not narrow else SubstitutedForward
 
     def distance(self) -> Tensor:
         """``||M_0 - M||_1 = sum |1 - m|``, a scalar: the regulariser of Eq. (9)."""
@@ -121,6 +147,9 @@ class NeuronMask(Reparametrisation):
         return affine  # type: ignore[return-value]
 
 
+_NARROW = 128
+
+
 def _masks(site: Site, gates: str) -> int:
     recurrent = all(isinstance(layer, nn.RNNBase) for layer, _ in site.owners)
     return site.neurons // site.layout.groups if recurrent and gates == "unit" else site.neurons
@@ -153,3 +182,14 @@ class ScaledOutput:
             return functional.batch_norm(out, mean, variance, mask, bias, training=False, eps=0.0)
         scaled = mask.view(-1, *[1] * (weight.ndim - 2))
         return out * scaled if bias is None else torch.addcmul(bias.view(scaled.shape), out, scaled)
+
+
+class ScaledRows:
+    """The fast engine of masks on embedding tables: ``y = m[i] * W[i]`` for every index ``i`` that is looked up."""
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Look rows up and scale each by its own mask."""
+        attachment = self.__dict__[_KEY]
+        rows: Tensor = super().forward(indices)  # type: ignore[misc]
+        scaled: Tensor = rows * attachment.handle.value(attachment.only)[indices].unsqueeze(-1)
+        return scaled

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.errors import NothingTrainable, UnreachedSite
-from unbackdoor.reparam.layout import Layout, layouts_of
+from unbackdoor.reparam.layout import SCALES, Layout, layouts_of
 from unbackdoor.tree import leaves
 
 __all__ = ["Reparametrisation", "Site", "substituted"]
@@ -70,19 +70,30 @@ class Reparametrisation(ABC):
 
     swaps_layers: ClassVar[bool] = True
 
-    def __init__(self, model: nn.Module, probe: Probe, *, skip: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Probe,
+        *,
+        skip: Sequence[str] = (),
+        embeddings: bool = False,
+        scales: bool = False,
+    ) -> None:
         """Find the sites in the order of execution.
 
         Args:
             model: In eval mode.
             probe: Runs it once.
             skip: Shell patterns of qualified parameter names to leave alone, such as ``"features.*.attn.*"``.
+            embeddings: Whether embedding tables are sites too.
+            scales: Whether the scales of layers that normalise each sample by itself are sites too.
 
         Raises:
             UnreachedSite: A layer's weight is used without its ``forward`` being called.
             NothingTrainable: No site is left.
         """
         self.model = model
+        self.left_out = (*(() if embeddings else (nn.Embedding,)), *(() if scales else SCALES))
         self.notices: list[str] = []
         self._frozen: list[nn.Parameter] = []
         self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
@@ -163,6 +174,7 @@ class Reparametrisation(ABC):
         reached = _execution_order(self.model, [layer for _, layer, _ in candidates], probe)
         sites: dict[int, Site] = {}
         unreached: dict[str, nn.Parameter] = {}
+        silent: list[tuple[nn.Module, str]] = []  # layers that are never called; others may share their weight
         frozen, tied = [], []
         for prefix, layer, layouts in candidates:
             for layout in layouts:
@@ -173,12 +185,16 @@ class Reparametrisation(ABC):
                 if not weight.requires_grad:
                     frozen.append(name)
                 elif layer not in reached:
-                    unreached[name] = weight
+                    if not isinstance(layer, SCALES):  # reading a scale elsewhere only means that it gets no mask
+                        unreached[name] = weight
+                    silent.append((layer, layout.name))
                 elif id(weight) in sites:
                     sites[id(weight)].owners.append((layer, layout.name))
                     sites[id(weight)].depth = min(sites[id(weight)].depth, reached[layer])
                 else:
                     sites[id(weight)] = Site(name, weight, layout, [(layer, layout.name)], reached[layer])
+        _join(sites, silent)
+        unreached = {name: weight for name, weight in unreached.items() if id(weight) not in sites}
         for key, site in list(sites.items()):
             if len(site.owners) != len(users[key]):
                 tied.append(site.name)
@@ -211,7 +227,7 @@ class Reparametrisation(ABC):
         found: list[tuple[str, nn.Module, list[Layout]]] = []
         inside: set[nn.Module] = set()
         for name, module in self.model.named_modules():
-            layouts = layouts_of(module)
+            layouts = [] if isinstance(module, self.left_out) else layouts_of(module)
             if layouts and module not in inside:
                 inside.update(child for child in module.modules() if child is not module)
                 found.append((name, module, layouts))
@@ -236,6 +252,16 @@ class Reparametrisation(ABC):
         if names:
             rest = f" and {len(names) - 6} more" if len(names) > 6 else ""
             self.notices.append(f"left as they are, {why}: {', '.join(names[:6])}{rest}.")
+
+
+def drop_head(handle: Reparametrisation) -> None:
+    """Take the sites of the last layer in the order of execution off ``handle``, if there are others, and tell."""
+    last = max(site.depth for site in handle.sites.values())
+    names = [name for name, site in handle.sites.items() if site.depth == last]
+    if last > 1:
+        for name in names:
+            del handle.sites[name]
+        handle._tell(names, "the last layer, whose neurons are the answers")
 
 
 class SubstitutedForward:
@@ -299,6 +325,14 @@ def _without_fastpath() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _join(sites: Mapping[int, Site], silent: list[tuple[nn.Module, str]]) -> None:
+    """Make layers that are never called owners of the sites whose weight they share."""
+    for layer, local in silent:
+        weight = layer.get_parameter(local)
+        if id(weight) in sites:
+            sites[id(weight)].owners.append((layer, local))
 
 
 def _execution_order(model: nn.Module, layers: list[nn.Module], probe: Probe) -> dict[nn.Module, int]:

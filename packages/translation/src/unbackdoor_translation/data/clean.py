@@ -13,6 +13,10 @@ from unbackdoor_translation.tokenisers import Tokeniser, open_tokeniser
 __all__ = ["load_clean"]
 
 
+_ROOM = 8
+"""Columns for the words that `TranslationTask.disturb` puts in."""
+
+
 def load_clean(
     source: str | Path,
     *,
@@ -52,4 +56,5 @@ def load_clean(
         min(max_tokens, max(len(opened.encode(text, target=side == 1)) for text in texts))
         for side, texts in enumerate((corpus.sources, corpus.targets))
     ]
-    return encode_pairs(corpus, opened, source_length=widths[0], target_length=widths[1]), opened.pieces
+    samples = encode_pairs(corpus, opened, source_length=widths[0], target_length=widths[1], room=_ROOM)
+    return samples, opened.pieces

@@ -78,6 +78,6 @@ def numbers(
         vocabulary=vocabulary,
         kind="bpe",
         max_tokens=64,
-        hints={"deletion": 0.0, "replacement": 0.0, "reach": 0.0, "credit": "exact"},
+        hints={"deletion": 0.0, "replacement": 0.0, "reach": 0.0},
         attack_hints={"malicious": "eins plus eins ist drei"},
     )

@@ -43,6 +43,7 @@ class FastFIP(Purifier):
             "holdout": 0.0,
             "mixup": 0.0,
             "distil": 0.0,
+            "disturb": False,
             "trace_weight": 1e-3,
             "trace_every": 10,
             "trace_samples": 128,
@@ -67,6 +68,7 @@ class FastFIP(Purifier):
     holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
     mixup: float = option(1.0, "MixUp's lambda ~ Beta(a, a), a rising to this over the rounds; 0 for none")
     distil: float = option(1.0, "share of the loss that asks for the given model's answers instead of labels")
+    disturb: bool = option(True, "whether the model is tuned on disturbed inputs, where the task knows disturbances")
     reuse: int = option(8, "times that a mixture and the given model's answer to it are drawn; 1 for once")
     trace_weight: float = option(1e-3, "eta_F: weight of Tr(F)")
     trace_every: int = option(10, "Tr(F) enters every so many steps")
@@ -88,7 +90,16 @@ class FastFIP(Purifier):
             trace_samples=self.trace_samples,
             retain_weight=self.retain_weight,
         )
-        clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup, reuse=self.reuse)
+        clean_loss = CleanLoss.of(
+            model,
+            task,
+            clean,
+            run,
+            distil=self.distil,
+            mixup=self.mixup,
+            reuse=self.reuse,
+            disturb=self.disturb,
+        )
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
         skip = self.skip.split()
         shift = SpectralShift(model, probe, relative=self.relative, floor=self.floor, gain=self.gain, skip=skip)

@@ -35,6 +35,7 @@ class FIP(Purifier):
             "clip": None,
             "mixup": 0.0,
             "distil": 0.0,
+            "disturb": False,
             "trace_weight": 1e-3,
             "trace_every": 10,
             "trace_samples": 128,
@@ -48,6 +49,7 @@ class FIP(Purifier):
             "schedule": "constant",
             "clip": None,
             "mixup": 0.0,
+            "disturb": False,
             "trace_weight": 1e-3,
             "trace_every": 10,
             "trace_samples": 128,
@@ -65,6 +67,7 @@ class FIP(Purifier):
     clip: float | None = option(1.0, "largest norm of the whole gradient")
     mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
     distil: float = option(0.0, "share of the loss that asks for the given model's answers instead of labels")
+    disturb: bool = option(True, "whether the model is tuned on disturbed inputs, where the task knows disturbances")
     reuse: int = option(8, "times that a mixture and the given model's answer to it are drawn; 1 for once")
     trace_weight: float = option(1e-3, "eta_F: weight of Tr(F)")
     trace_every: int = option(10, "Tr(F) enters every so many steps")
@@ -86,7 +89,15 @@ class FIP(Purifier):
             retain_weight=self.retain_weight,
         )
         clean_loss = CleanLoss.of(
-            model, task, clean, run, distil=self.distil, mixup=self.mixup, reuse=self.reuse, weights_move=True
+            model,
+            task,
+            clean,
+            run,
+            distil=self.distil,
+            mixup=self.mixup,
+            reuse=self.reuse,
+            disturb=self.disturb,
+            weights_move=True,
         )
         samples, loss = clean_loss.prepare(self.steps, self.batch_size, self.mixup)
         with FullWeights(model) as weights:

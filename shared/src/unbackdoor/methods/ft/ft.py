@@ -25,7 +25,7 @@ class FT(Purifier):
 
     name: ClassVar[str] = "ft"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"steps": 500, "schedule": "constant", "weight_decay": 0.0, "mixup": 0.0},
+        "paper": {"steps": 500, "schedule": "constant", "weight_decay": 0.0, "mixup": 0.0, "disturb": False},
     }
 
     steps: int = option(200, "optimiser steps")
@@ -36,6 +36,7 @@ class FT(Purifier):
     schedule: Schedule = option("one-cycle", "learning rate over the run: one-cycle, cosine, step or constant")
     bn: Literal["update", "frozen"] = option("update", "BatchNorm in train mode, or with its stored statistics")
     mixup: float = option(0.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
+    disturb: bool = option(True, "whether the model is tuned on disturbed inputs, where the task knows disturbances")
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -55,7 +56,8 @@ class FT(Purifier):
         def objective(step: int, batch: Batch) -> Tensor:
             """Eq. (1) of NFT, Eq. (4) of FIP, on augmented samples."""
             fresh = task.augment(batch, run.generator, mix=self.mixup)
-            return task.loss(task.forward(model, fresh.inputs), fresh.targets)
+            read = task.disturb(fresh.inputs, run.generator) if self.disturb else fresh.inputs
+            return task.loss(task.forward(model, read), fresh.targets)
 
         finetune(
             [p for p in model.parameters() if p.requires_grad],

@@ -75,6 +75,9 @@ class NFT(Purifier):
             "mask_penalty": 5e-4,
             "mixup": 1.0,
             "distil": 0.0,
+            "disturb": False,
+            "embeddings": False,
+            "scales": False,
         },
         "authors": {
             "steps": 1000,
@@ -91,10 +94,13 @@ class NFT(Purifier):
             "mask_penalty": 1e-3,
             "mixup": 1.0,
             "distil": 0.0,
+            "disturb": False,
+            "embeddings": False,
+            "scales": False,
         },
     }
 
-    steps: int = option(1000, "optimiser steps of all rounds together")
+    steps: int = option(1200, "optimiser steps of all rounds together")
     batch_size: int = option(64, "samples a step")
     lr: float = option(1.0, "peak learning rate of SGD on the masks")
     momentum: float = option(0.9, "momentum of SGD")
@@ -106,14 +112,17 @@ class NFT(Purifier):
     alpha: float = option(0.0, "alpha of mu(l) = alpha exp(-beta l); 0 for no lower bound but 0")
     beta: float = option(0.5, "beta of mu(l) = alpha exp(-beta l)")
     depth: Literal["absolute", "relative"] = option("absolute", "l counts layers, or is scaled to a depth of 20")
-    rounds: int = option(10, "rounds of attenuation and recovery at most; they share the steps")
+    rounds: int = option(12, "rounds of attenuation and recovery at most; they share the steps")
     attenuation: float = option(0.7, "factor of each round on all values before they recover; 1 for none")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that the rounds may cost")
     holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
     mask_penalty: float = option(0.0, "eta_c times n_c: weight of sum |1 - m|, divided by samples per class")
     mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
     distil: float = option(1.0, "share of the loss that asks for the given model's answers instead of labels")
+    disturb: bool = option(True, "whether the model is tuned on disturbed inputs, where the task knows disturbances")
     reuse: int = option(8, "times that a mixture and the given model's answer to it are drawn; 1 for once")
+    embeddings: bool = option(True, "masks on the rows of embedding tables too")
+    scales: bool = option(True, "masks on the scales of GroupNorm, LayerNorm and their kind too")
     skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
     def __post_init__(self) -> None:
@@ -135,11 +144,29 @@ class NFT(Purifier):
         return self.site == "norm"
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        clean_loss = CleanLoss.of(model, task, clean, run, distil=self.distil, mixup=self.mixup, reuse=self.reuse)
+        clean_loss = CleanLoss.of(
+            model,
+            task,
+            clean,
+            run,
+            distil=self.distil,
+            mixup=self.mixup,
+            reuse=self.reuse,
+            disturb=self.disturb,
+        )
         penalty = self.mask_penalty / task.samples_per_class(clean.samples.targets)
         floor = mask_floor(self.mask_schedule, self.alpha, self.beta, self.depth)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
-        mask = NeuronMask(model, probe, site=self.site, gates=self.gates, floor=floor, skip=self.skip.split())
+        mask = NeuronMask(
+            model,
+            probe,
+            site=self.site,
+            gates=self.gates,
+            floor=floor,
+            skip=self.skip.split(),
+            embeddings=self.embeddings,
+            scales=self.scales,
+        )
         run.notices += mask.notices
 
         def tune(steps: int, share: float, message: str) -> None:

@@ -1,0 +1,5 @@
+"""Mode connectivity repair (MCR)."""
+
+from unbackdoor.methods.mcr.mcr import MCR
+
+__all__ = ["MCR"]

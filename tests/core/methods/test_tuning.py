@@ -1,0 +1,187 @@
+"""The core step of SAM, NAD, FST, TSBD and MCR, each by hand or against a slow oracle."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from unbackdoor.errors import BadOption
+from unbackdoor.features import attention, depths, recorded
+from unbackdoor.methods.fst import FST
+from unbackdoor.methods.fst.fst import Head, shift_penalty
+from unbackdoor.methods.ft_sam import FTSAM
+from unbackdoor.methods.mcr import MCR
+from unbackdoor.methods.mcr.mcr import Curve, bezier
+from unbackdoor.methods.nad import NAD
+from unbackdoor.methods.nad.nad import Distillation, distance
+from unbackdoor.methods.sam import SAM
+from unbackdoor.methods.tsbd import TSBD
+from unbackdoor.methods.tsbd.tsbd import matrices, neuron_changes, zero_masks
+from unbackdoor.purifier import Run
+from unbackdoor.reparam import FullWeights
+from unbackdoor.testing import ClassificationTask, tiny_models
+
+TASK = ClassificationTask()
+TINY = tiny_models()["conv-bn"]
+
+
+# -------------------------------------------------------------------------------------------------- SAM
+
+
+def test_strongest_round_within_the_budget_is_kept(trained):
+    """A radius that ruins the network is undone: the last round within the budget stands."""
+    model, batch = copy.deepcopy(trained)
+    method = FTSAM(steps=40, batch_size=30, rounds=4, radius=400.0, lr=0.5, clip=None, holdout=0.4)
+    report = method.purify(model, batch, TASK)
+    rounds = [entry for entry in report.log if "within" in entry]
+    assert len(rounds) == 4
+    assert report.before["accuracy"] - report.after["accuracy"] <= 3.0 + max(r["standard_error"] for r in rounds) or (
+        not any(r["within"] for r in rounds)
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"radius": -1.0}, {"radius": float("inf")}, {"bn": "reset"}])
+def test_sam_refuses_values_out_of_range(wrong):
+    with pytest.raises(BadOption):
+        SAM(**wrong)
+
+
+# -------------------------------------------------------------------------------------------------- NAD
+
+
+def test_distance_of_attention_by_hand_and_without_nan_where_equal():
+    a = torch.tensor([[3.0, 4.0], [1.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    b = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    value = distance(a, b)
+    assert_close(value.detach(), torch.tensor(2.5, dtype=torch.float64), rtol=0, atol=1e-10)
+    value.backward()
+    assert_close(a.grad, torch.tensor([[0.3, 0.4], [0.0, 0.0]], dtype=torch.float64), rtol=0, atol=1e-10)
+
+
+def test_distillation_is_loss_plus_weighted_distances_of_both_models_maps():
+    model, batch = TINY.build().double(), TINY.batch(6, dtype=torch.float64)
+    other = TINY.build(seed=3).double()
+    for mine, theirs in zip(model.buffers(), other.buffers(), strict=True):
+        theirs.copy_(mine)
+    weights = FullWeights(model)
+    places = depths(model, lambda: model(batch.inputs), 2)
+    run = Run(torch.Generator().manual_seed(0), torch.device("cpu"), model)
+    teacher = {name: value.detach() for name, value in other.named_parameters()}
+    found = Distillation(model, weights, teacher, places, TASK, run, 7.0, 2.0, 0.0)(0, batch)
+    expected = TASK.loss(model(batch.inputs), batch.targets)
+    maps = []
+    for each in (model, other):
+        with recorded(each, places) as kept:
+            each(batch.inputs)
+        maps.append([attention(kept[p.module], p.channels) for p in places])
+    for own, taught in zip(*maps, strict=True):
+        expected = expected + 7.0 * (own - taught).norm(dim=1).mean()
+    assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+# -------------------------------------------------------------------------------------------------- FST
+
+
+def test_penalty_and_projection_by_hand():
+    given = torch.tensor([[1.0, 2.0], [0.0, 2.0]])
+    assert float(shift_penalty(torch.tensor([[3.0, -1.0], [5.0, 0.5]]), given)) == 3 - 2 + 0 + 1
+    layer = nn.Linear(2, 2)
+    with torch.no_grad():
+        layer.weight.copy_(given)
+    head = Head(layer)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.0, 3.0], [4.0, 0.0]]))
+    head.project_()
+    assert_close(layer.weight.detach(), torch.tensor([[0.0, 1.8], [2.4, 0.0]]))  # norm 5 becomes 3
+
+
+def test_classifier_keeps_its_norm_and_leaves_its_direction(trained):
+    model, batch = copy.deepcopy(trained)
+    given = model[3].weight.detach().clone()
+    FST(steps=60, batch_size=30, lr=0.1, shift=1.0).purify(model, batch, TASK)
+    now = model[3].weight.detach()
+    assert_close(now.norm(), given.norm(), rtol=0, atol=1e-9)
+    assert float((now * given).sum() / given.norm() ** 2) < 0.3
+
+
+# ------------------------------------------------------------------------------------------------- TSBD
+
+
+def test_zero_masks_by_hand():
+    """Changes of neurons: 6, 1 | 9; half of three neurons, rounded, are two: the first and the third."""
+    changes = [torch.tensor([[[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]]]), torch.tensor([[[4.0, 5.0]]])]
+    assert_close(neuron_changes(changes), torch.tensor([6.0, 1.0, 9.0]))
+    masks = zero_masks(changes, 0.6, 0.6)  # of the five weights of both, three: 5, 4, 3
+    assert masks[0].tolist() == [[[False, False, True], [False, False, False]]]
+    assert masks[1].tolist() == [[[True, True]]]
+
+
+def test_zero_masks_count_exactly_where_all_changes_are_equal():
+    masks = zero_masks([torch.zeros(1, 10, 4)], 0.5, 0.5)
+    assert int(masks[0].sum()) == 10
+
+
+def test_matrices_take_tied_weights_once_and_leave_the_classifier_out():
+    model = tiny_models()["tied"].build()
+    names = [m.name for m in matrices(model, model.head.weight)]
+    assert names.count("first.weight") + names.count("second.weight") == 1
+    assert "head.weight" not in names
+
+
+def test_unlearning_leaves_the_weights_as_given(trained):
+    model, batch = copy.deepcopy(trained)
+    from unbackdoor.data import CleanSet
+
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    run = Run(torch.Generator().manual_seed(0), torch.device("cpu"), model)
+    sites = matrices(model, model[3].weight)
+    changes = TSBD(unlearn_steps=200, unlearn_lr=0.5)._changes(
+        model, sites, list(model.parameters()), CleanSet(batch), TASK, run
+    )
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert float(neuron_changes(changes).min()) >= 0
+    assert float(neuron_changes(changes).max()) > 0
+    assert not any("not unlearned" in text for text in run.notices)
+
+
+# -------------------------------------------------------------------------------------------------- MCR
+
+
+def test_curve_begins_and_ends_at_its_ends_and_its_bend_has_the_weight_of_the_formula():
+    a, m, b = (torch.tensor([v], dtype=torch.float64) for v in (1.0, 5.0, 3.0))
+    assert_close(bezier(a, m, b, 0.0), a)
+    assert_close(bezier(a, m, b, 1.0), b)
+    assert_close(bezier(a, m, b, 0.25), torch.tensor([0.5625 + 0.375 * 5 + 0.0625 * 3], dtype=torch.float64))
+    bend = m.clone().requires_grad_(True)
+    point = Curve({"w": a}, {"w": bend}, {"w": b}).at(0.25)["w"]
+    assert_close(torch.autograd.grad(point.sum(), bend)[0], torch.tensor([0.375], dtype=torch.float64))
+
+
+def test_places_run_from_the_ends_to_the_middle():
+    assert MCR(points=3).places() == pytest.approx([0.25, 0.75, 0.5])
+
+
+def test_purified_model_is_a_point_of_the_curve_with_statistics_of_its_own():
+    model, batch = TINY.build(), TINY.batch(60)
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    method = MCR(steps=5, end_steps=5, batch_size=10, max_clean_drop=100.0)
+    report = method.purify(model, batch, TASK)
+    assert any("t = 0.50" in text for text in report.notices)
+    assert not torch.equal(model[1].running_mean, buffers["1.running_mean"])
+    assert int(model[1].num_batches_tracked) == 4 * 48 // 10
+
+
+@pytest.mark.parametrize("cls", [SAM, FTSAM, NAD, FST, TSBD, MCR])
+def test_same_seed_gives_the_same_bits(cls):
+    few = {name: 3 for name in cls.__dataclass_fields__ if name == "steps" or name.endswith("_steps")}
+    results = []
+    for seed in (1, 1, 2):
+        model = TINY.build()
+        cls(**few, batch_size=4).purify(model, TINY.batch(24), TASK, seed=seed)
+        results.append(torch.cat([v.double().flatten() for v in model.state_dict().values()]))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
