@@ -123,4 +123,4 @@ def _optimiser(model: nn.Module, how: Training, steps: int) -> tuple[Optimizer, 
     optimiser = torch.optim.AdamW(model.parameters(), lr, weight_decay=how.weight_decay)
     if RECIPES[how.recipe]["schedule"] == "constant":
         return optimiser, ConstantLR(optimiser, factor=1.0)
-    return optimiser, OneCycleLR(optimiser, lr, total_steps=steps + 1, pct_start=0.2, cycle_momentum=False)
+    return optimiser, OneCycleLR(optimiser, lr, total_steps=steps + 1, pct_start=0.3, cycle_momentum=False)

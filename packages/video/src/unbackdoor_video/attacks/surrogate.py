@@ -47,7 +47,7 @@ def train_surrogate(
         model = make_surrogate(channels, height, num_classes, width)
     model.to(device).to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.01)
-    schedule = OneCycleLR(optimiser, 2e-3, total_steps=steps + 1, pct_start=0.2, cycle_momentum=False)
+    schedule = OneCycleLR(optimiser, 2e-3, total_steps=steps + 1, pct_start=0.3, cycle_momentum=False)
     size, order = min(batch_size, len(data)), torch.empty(0, dtype=torch.long)
     for _ in range(steps):
         if len(order) < size:
