@@ -15,7 +15,7 @@ from unbackdoor.budget import CleanBudget, last_within, right_answers
 from unbackdoor.curvature.sharpness import SharpnessAware
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption, NothingTrainable
-from unbackdoor.features import classifier
+from unbackdoor.features import last_layer
 from unbackdoor.finetune import finetune
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.reparam import FullWeights
@@ -133,11 +133,12 @@ class TSBD(Purifier):
             )
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        _, head = classifier(model, partial(task.forward, model, clean.samples[slice(0, 2)].inputs))
+        _, head = last_layer(model, partial(task.forward, model, clean.samples[slice(0, 2)].inputs))
         sites = matrices(model, head.get_parameter("weight"))
         if not sites:
             raise NothingTrainable(
-                f"{type(model).__name__} has no layer with neurons before its classifier; use a method for all weights."
+                f"{type(model).__name__} has no layer with neurons and requires_grad=True before its classifier; use a "
+                "method for all weights, such as ft-sam."
             )
         weights = FullWeights(model)
         tuned = list(weights.parameters().values())
