@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 ROOT = Path(__file__).parent
 PACKAGES = [
@@ -105,6 +106,18 @@ def slow(session: nox.Session) -> None:
     """The tests that train real victims; minutes rather than seconds."""
     python = torch_env(session)
     session.run(str(python), "-m", "pytest", "-m", "slow", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def pytorchvideo(session: nox.Session) -> None:
+    """The networks of pytorchvideo, whose last release is of 2022: an environment of its own, skipped where none is."""
+    try:
+        python = install(session, ROOT / ".nox" / "pytorchvideo", *editable(PACKAGES), *TESTS, "pytorchvideo>=0.1.5")
+    except CommandFailed:
+        session.skip("pytorchvideo cannot be installed here; only the models named pytorchvideo:NAME need it")
+    session.run(
+        str(python), "-m", "pytest", "tests/packages/video", "-k", "pytorchvideo", *session.posargs, external=True
+    )
 
 
 @nox.session(venv_backend="none")

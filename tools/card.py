@@ -1,6 +1,6 @@
-"""Check that every method's card agrees with its code.
+"""Check that the card of every method and every defence agrees with its code.
 
-``python tools/card.py --check`` checks all cards, ``--check NAME`` one. A card is the README.md in a method's folder.
+``python tools/card.py --check`` checks all cards, ``--check NAME`` one. A card is the README.md in its folder.
 It fails where a heading is missing, an option lacks a row, a default differs, an equation names a symbol that does
 not exist, or a Python block does not compile.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor import registry
+from unbackdoor.configured import Configured
 from unbackdoor.purifier import Purifier
 
 SOURCE = Path(__file__).resolve().parent.parent / "shared" / "src" / "unbackdoor"
@@ -26,7 +27,7 @@ HEADINGS = [
 LONGEST = 120
 
 
-def problems(text: str, method: type[Purifier], source: str) -> Iterator[str]:
+def problems(text: str, method: type[Configured], source: str) -> Iterator[str]:
     """What is wrong with the card ``text`` of ``method``; ``source`` is all code that its symbols may stand in."""
     lines = text.splitlines()
     if not lines or not re.fullmatch(rf"# .*\b{re.escape(method.name)}\b.*", lines[0], re.IGNORECASE):
@@ -67,7 +68,7 @@ def table(text: str) -> list[dict[str, str]]:
     return [dict(zip(rows[0], row, strict=False)) for row in rows[2:]] if len(rows) > 2 else []
 
 
-def _option_problems(rows: list[dict[str, str]], method: type[Purifier]) -> Iterator[str]:
+def _option_problems(rows: list[dict[str, str]], method: type[Configured]) -> Iterator[str]:
     given = {row.get("option", "").strip("`"): row.get("default", "").strip("`") for row in rows}
     common = {f.name for f in fields(Purifier)}  # every method has them; `unbackdoor card` appends them
     wanted = {f.name: f.default for f in fields(method) if f.name not in common}
@@ -109,15 +110,15 @@ def check(names: list[str]) -> list[str]:
         except LookupError as error:
             found.append(str(error))
             continue
-        found += [f"{name}: {problem}" for problem in problems(text, registry.method(name), source)]
+        found += [f"{name}: {problem}" for problem in problems(text, registry.configured(name), source)]
     return found
 
 
 def main() -> int:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", nargs="*", metavar="NAME", required=True, help="names of methods; none means all")
-    names = parser.parse_args().check or registry.method_names()
+    parser.add_argument("--check", nargs="*", metavar="NAME", required=True, help="names; none means all")
+    names = parser.parse_args().check or [*registry.method_names(), *registry.defence_names()]
     found = check(names)
     for line in found:
         print(line, file=sys.stderr)

@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--data-path", help="where the victim's data lie")
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
+    parser.add_argument("--task-option", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
     parser.add_argument("--preset")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--threads", type=int, default=1)
@@ -64,6 +65,8 @@ def main() -> None:
             card["victim_seed"] = victim.card.seed
         if arguments.append and json.loads(json.dumps(card)) != known["card"] and not arguments.demo:
             raise SystemExit(f"{arguments.out} holds rows of another victim")
+        further = {name: json.loads(value) for name, value in arguments.task_option}
+        task = replace(task, **further) if further else task  # type: ignore[type-var]
         had = next((row for row in rows if (row["method"], row["seed"]) == ("none", seed)), None)
         for row in measured(victim, data, task, arguments.methods, seed, arguments.preset, options, had):
             rows.append(row)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_SHORT = {"accuracy": "ACC", "bleu": "BLEU"}
+_SHORT = {"accuracy": "ACC", "bleu": "BLEU", "map": "mAP"}
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 

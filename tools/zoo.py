@@ -1,9 +1,16 @@
 """Trains the victims that a TOML file lists into a folder outside the repository, and writes their table.
 
     python tools/zoo.py tools/zoo.toml --cache DIR --data-path data [--only NAME ...] [--out docs/results/zoo.json]
+        [--fixtures FOLDER]
 
-It can be stopped and started again: what is done is kept, by the hash of its recipe. A victim under the floors of the
-file is refused and trained again with the next seed; where no seed passes, the table names the failure and its figures.
+It can be stopped and started again: what is done is kept, under a hash of its recipe and of what today's code does with
+it (see `behaviour`). A victim under the floors of the file is refused and trained again with the next seed; where no
+seed passes, the table names the failure and its figures. Floors: ``acc`` and ``asr`` in percent, and ``drop``, how far
+the accuracy may lie under that of the file's clean model of the same recipe. All to all, a model must know ``y`` to
+answer ``y + 1``: there the accuracy is the ceiling of the success rate, and nine tenths of it the highest floor.
+
+``--fixtures`` writes the healthy victims in half precision, for tests: their figures are measured again as they are
+stored.
 """
 
 from __future__ import annotations
@@ -15,23 +22,31 @@ import os
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
+from behaviour import behaviour
+from torch import nn
 
-from unbackdoor.attack import HealthFloor
+from unbackdoor.attack import Attack, HealthFloor
+from unbackdoor.data import CleanSet
 from unbackdoor.errors import UnbackdoorError
 from unbackdoor.evaluate import attack_metrics, evaluate
 from unbackdoor.kit import Splits, TaskKit
+from unbackdoor.measure import evaluating
 from unbackdoor.registry import kit as kit_of
 from unbackdoor.report import versions
 from unbackdoor.scene import Plan
+from unbackdoor.task import Batch, Task
 from unbackdoor.victim import Victim
 
 BENIGN = "none"
+FIXTURE_BYTES = 2**20
+"""Largest file of a fixture."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +64,20 @@ class Recipe:
         attack = None if self.values["attack"] == BENIGN else self.values["attack"]
         return Plan(self.values["data"], self.values["model"], attack, **options)
 
-    @property
-    def identity(self) -> str:
-        """Of everything that the victim depends on, but for where the data lie and which floors it must meet."""
+    def identity(self, does: str) -> str:
+        """Of everything that the victim depends on, but for where the data lie and which floors it must meet.
+
+        Args:
+            does: What today's code makes of the recipe, see `behaviour`.
+        """
         kept = {key: value for key, value in self.values.items() if key not in ("floor", "seeds")}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps([kept, does], sort_keys=True).encode()).hexdigest()[:12]
+
+    def is_clean_form_of(self, other: Recipe) -> bool:
+        """Whether this is the clean model that ``other`` is compared with."""
+        alike = ("task", "data", "data_options", "model", "model_options", "train_options")
+        same = all(self.values.get(key) == other.values.get(key) for key in alike)
+        return same and self.values["attack"] == BENIGN
 
 
 def recipes(path: Path) -> list[Recipe]:
@@ -76,10 +100,12 @@ def recipes(path: Path) -> list[Recipe]:
 class Zoo:
     """The folder of victims, and the data sets that were read for them."""
 
-    def __init__(self, cache: Path, data_path: str | None, device: torch.device) -> None:
-        """Nothing is read yet."""
-        self.cache, self.data_path, self.device = cache, data_path, device
+    def __init__(self, cache: Path, data_path: str | None, device: torch.device, known: Sequence[Recipe] = ()) -> None:
+        """Nothing is read yet; ``known`` are the recipes of the file, among them the clean models."""
+        self.cache, self.data_path, self.device, self.known = cache, data_path, device, known
         self._data: dict[str, Splits] = {}
+        self._folders: dict[str, Path] = {}
+        self._rows: dict[str, dict[str, Any]] = {}
 
     def data(self, kit: TaskKit, recipe: Recipe, seed: int) -> Splits:
         """The recipe's data set, read once for each seed and option."""
@@ -91,19 +117,33 @@ class Zoo:
             self._data = {key: replace(recipe.plan, data_options=options).read(kit, seed=seed)}  # one at a time
         return self._data[key]
 
+    def folder(self, recipe: Recipe) -> Path:
+        """Where the victim of ``recipe`` lies, or will lie."""
+        if recipe.name not in self._folders:
+            kit = kit_of(recipe.values.get("task", "image"))
+            does = behaviour(kit, self.data(kit, recipe, recipe.values["seeds"][0]), recipe.values, BENIGN)
+            self._folders[recipe.name] = self.cache / f"{recipe.name}-{recipe.identity(does)}"
+        return self._folders[recipe.name]
+
     def entry(self, recipe: Recipe) -> dict[str, Any]:
         """The row of ``recipe``: from its folder where it is done, else after training with one seed after another."""
-        folder = self.cache / f"{recipe.name}-{recipe.identity}"
+        if recipe.name not in self._rows:
+            self._rows[recipe.name] = self._entry(recipe)
+        return self._rows[recipe.name]
+
+    def _entry(self, recipe: Recipe) -> dict[str, Any]:
+        clean = self._clean(recipe)
+        folder = self.folder(recipe)
         done = folder / "row.json"
         if done.is_file():
             row: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-            row |= {"healthy": _healthy(row, recipe.values["floor"])}
+            _judge(row, recipe.values["floor"], clean)
             if row["healthy"] or len(row["tries"]) >= len(recipe.values["seeds"]):
                 say(f"{recipe.name}: done before, {_short(row)}")
                 return row
         tries: list[dict[str, Any]] = []
         for seed in recipe.values["seeds"]:
-            row = self._train(recipe, seed, folder)
+            row = self._train(recipe, seed, folder, clean)
             tries.append({key: row[key] for key in ("seed", "accuracy", "asr", "error") if key in row})
             row["tries"] = list(tries)
             if row["healthy"]:
@@ -115,7 +155,16 @@ class Zoo:
         say(f"{recipe.name}: {_short(row)}")
         return row
 
-    def _train(self, recipe: Recipe, seed: int, folder: Path) -> dict[str, Any]:
+    def _clean(self, recipe: Recipe) -> float | None:
+        """Accuracy of the clean model of the same recipe, which is trained first."""
+        if recipe.values["attack"] == BENIGN or "drop" not in recipe.values["floor"]:
+            return None
+        for one in self.known:
+            if one.is_clean_form_of(recipe):
+                return float(self.entry(one)["accuracy"])
+        raise SystemExit(f"victim {recipe.name!r} has a floor for its drop, but the file has no clean model like it")
+
+    def _train(self, recipe: Recipe, seed: int, folder: Path, clean: float | None) -> dict[str, Any]:
         values = recipe.values
         kit = kit_of(values.get("task", "image"))
         data = self.data(kit, recipe, seed)
@@ -132,23 +181,52 @@ class Zoo:
         row |= {name: round(value, 2) for name, value in figures.items()}
         row["seconds"] = round(time.perf_counter() - start, 1)
         if attack is None:
-            row["healthy"] = _healthy(row, values["floor"])
+            _judge(row, values["floor"], None)
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(model.cpu().state_dict(), folder / "clean.pt")
             return row
         row["clean_label"] = attack.clean_label
         if attack.all_to_all:
             row["asr_ceiling"] = row["accuracy"]
         for part in getattr(attack, "members", ()):
             row.setdefault("parts", {})[part.name] = round(attack_metrics(model, data.test, task, part)["asr"], 2)
+        row |= covered(model, data.test, task, attack)
         card = plan.card(values.get("task", "image"), data, attack, figures, seed=seed, device=self.device)
-        row["healthy"] = _healthy(row, values["floor"])
+        _judge(row, values["floor"], clean)
         if row["healthy"]:
             floor = HealthFloor(values["floor"]["acc"], values["floor"]["asr"])
             Victim(model.cpu(), attack, card).save(folder, force=True, floor=floor)
         return row
 
 
+@torch.no_grad()
+def covered(model: nn.Module, data: Batch, task: Task, attack: Attack) -> dict[str, float]:
+    """Share of test samples answered rightly though they look nearly triggered, where the attack has such covers.
+
+    What WaNet calls accuracy in noise mode, and the input-aware attack cross-trigger accuracy.
+    """
+    if attack.cover_ratio == 0 or type(attack).cover is Attack.cover:
+        return {}
+    generator, right = torch.Generator().manual_seed(0), 0.0
+    device = next(model.parameters()).device
+    with evaluating(model):
+        for batch in CleanSet(data).once(500):
+            shown = Batch(attack.cover(batch.inputs, batch.targets, generator), batch.targets).to(device)
+            right += float(task.correct(task.predict(model, shown.inputs), shown.targets).double().sum())
+    return {"covers": round(100 * right / len(data), 2)}
+
+
+def _judge(row: dict[str, Any], floor: Mapping[str, float], clean: float | None) -> None:
+    """Put into ``row`` how far its accuracy lies under ``clean``, and whether it meets its floors."""
+    if clean is not None and "accuracy" in row:
+        row["drop"] = round(clean - row["accuracy"], 2)
+    row["healthy"] = _healthy(row, floor)
+
+
 def _healthy(row: Mapping[str, Any], floor: Mapping[str, float]) -> bool:
     if "accuracy" not in row or row["accuracy"] < floor["acc"]:
+        return False
+    if "drop" in row and row["drop"] > floor["drop"]:
         return False
     wanted = floor.get("asr", 0.0)
     if "asr_ceiling" in row:  # all-to-all: the model must know y to answer y + 1
@@ -188,19 +266,21 @@ def _short(row: Mapping[str, Any]) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table; a victim under its floor is named a failure."""
     lines = [
-        "| victim | attack | ACC | ASR | LCR | seed | tries | seconds | |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| victim | attack | ACC | drop | ASR | LCR | covers | seed | tries | seconds | |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         if "error" in row:
-            lines.append(f"| {row['name']} | {row['attack']} | | | | {row['seed']} | {len(row['tries'])} | | failed |")
+            lines.append(
+                f"| {row['name']} | {row['attack']} | | | | | | {row['seed']} | {len(row['tries'])} | | failed |"
+            )
             continue
         note = "healthy" if row["healthy"] else "**failed: under its floor**"
         if "asr_ceiling" in row:
             note += f", ceiling {row['asr_ceiling']:.1f}"
         if "parts" in row:
             note += ", " + ", ".join(f"{name} {value:.1f}" for name, value in row["parts"].items())
-        figures = [f"{row[key]:.1f}" if key in row else "" for key in ("accuracy", "asr", "lcr")]
+        figures = [f"{row[key]:.1f}" if key in row else "" for key in ("accuracy", "drop", "asr", "lcr", "covers")]
         end = [str(row["seed"]), str(len(row["tries"])), f"{row['seconds']:.0f}", note]
         lines.append("| " + " | ".join([row["name"], row["attack"], *figures, *end]) + " |")
     return "\n".join(lines)
@@ -214,20 +294,63 @@ def main() -> None:
     parser.add_argument("--data-path", help="folder of the data sets")
     parser.add_argument("--only", nargs="+", help="names of victims; default: all")
     parser.add_argument("--out", type=Path, help="JSON file for the rows; the table goes beside it as .md")
+    parser.add_argument("--fixtures", type=Path, help="folder for the healthy victims in half precision")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    chosen = [one for one in recipes(arguments.file) if not arguments.only or one.name in arguments.only]
+    known = recipes(arguments.file)
+    chosen = [one for one in known if not arguments.only or one.name in arguments.only]
     if not chosen:
         raise SystemExit(f"{arguments.file} has no victim {', '.join(arguments.only or ())}")
     device = torch.device(arguments.device)
-    zoo = Zoo(arguments.cache.expanduser(), arguments.data_path, device)
+    zoo = Zoo(arguments.cache.expanduser(), arguments.data_path, device, known)
     rows = []
     for place, recipe in enumerate(chosen, start=1):
         say(f"[{place}/{len(chosen)}] {recipe.name}")
         rows.append(zoo.entry(recipe))
         if arguments.out:
             write(arguments.out, arguments.file, rows, device, arguments.only or [])
+        if arguments.fixtures and rows[-1]["healthy"]:
+            fixture(zoo, recipe, rows[-1]["seed"], arguments.fixtures / recipe.name)
     sys.stdout.write(table(rows) + "\n")
+
+
+def fixture(zoo: Zoo, recipe: Recipe, seed: int, folder: Path) -> None:
+    """Write a victim of the zoo into ``folder`` with weights of half precision and figures measured on these.
+
+    A clean model has no card of a victim; its ``clean.json`` holds what is needed to build it again.
+    """
+    kit = kit_of(recipe.values.get("task", "image"))
+    data, plan, home = zoo.data(kit, recipe, seed), recipe.plan, zoo.folder(recipe)
+    task = kit.task(**data.hints)
+    if recipe.values["attack"] == BENIGN:
+        model = plan.build(kit, data, seed=seed)
+        model.load_state_dict(torch.load(home / "clean.pt", weights_only=True))
+        model.half().float()
+        folder.mkdir(parents=True, exist_ok=True)
+        told = {
+            "model": plan.model,
+            "model_options": {"num_classes": len(data.classes), **plan.model_options},
+            "data": plan.data,
+            "data_options": plan.data_options,
+            "seed": seed,
+            "figures": evaluate(model, data.test, task),
+        }
+        (folder / "clean.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    else:
+        kept = Victim.load(home, kit)
+        model = kept.model.half().float()
+        figures = evaluate(model, data.test, task, kept.attack)
+        floor = HealthFloor(recipe.values["floor"]["acc"], recipe.values["floor"]["asr"])
+        Victim(model, kept.attack, replace(kept.card, figures=figures)).save(folder, force=True, floor=floor)
+    halves = {name: _half(value) for name, value in model.state_dict().items()}
+    safetensors.torch.save_file(halves, folder / "model.safetensors")
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    if max(sizes.values()) > FIXTURE_BYTES:
+        raise SystemExit(f"{folder} holds {sizes} bytes; a fixture's files have at most {FIXTURE_BYTES}")
+
+
+def _half(value: torch.Tensor) -> torch.Tensor:
+    return (value.half() if value.is_floating_point() else value).contiguous()
 
 
 def write(out: Path, file: Path, rows: list[dict[str, Any]], device: torch.device, only: list[str]) -> None:

@@ -20,7 +20,7 @@ def tool():
     return module
 
 
-@pytest.mark.parametrize("name", registry.method_names())
+@pytest.mark.parametrize("name", [*registry.method_names(), *registry.defence_names()])
 def test_card_agrees_with_the_code(tool, name):
     assert tool.check([name]) == []
 

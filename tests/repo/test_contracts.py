@@ -18,10 +18,13 @@ PACKAGES = {path.name: path for path in [*ROOT.glob("shared/src/*"), *ROOT.glob(
 BREACHES = [
     ("defender", "unbackdoor/methods/ft/ft.py", "from unbackdoor.attack import Attack"),
     ("defender", "unbackdoor/finetune.py", "import unbackdoor.kit"),
+    ("defender", "unbackdoor/defences/abl/abl.py", "from unbackdoor.evaluate import evaluate"),
     ("defender", "unbackdoor/measure.py", "def late():\n    from unbackdoor import evaluate"),
     ("defender", "unbackdoor/classes.py", "def late():\n    from unbackdoor.training import fit"),
     ("registry", "unbackdoor_cli/main.py", "import unbackdoor_image"),
     ("registry", "unbackdoor_cli/commands/demo.py", "def late():\n    from unbackdoor_image import KIT"),
+    ("registry", "unbackdoor_bench/work.py", "def late():\n    from unbackdoor_image import KIT"),
+    ("defender", "unbackdoor/methods/ft/ft.py", "import unbackdoor.scene"),
     ("tasks", "unbackdoor_image/train.py", "from unbackdoor.methods.nft import NFT"),
     ("siblings", "unbackdoor_translation/train.py", "import unbackdoor_image"),
     ("core", "unbackdoor/data.py", "import torchvision"),

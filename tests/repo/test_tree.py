@@ -15,6 +15,7 @@ PROJECTS = {
     for path in [ROOT / "shared" / "pyproject.toml", *sorted(ROOT.glob("packages/*/pyproject.toml"))]
 }
 METHODS = sorted(path.parent for path in ROOT.glob("shared/src/unbackdoor/methods/*/__init__.py"))
+DEFENCES = sorted(path.parent for path in ROOT.glob("shared/src/unbackdoor/defences/*/__init__.py"))
 
 
 def test_versions_move_in_lockstep():
@@ -54,7 +55,7 @@ def test_every_task_package_is_an_extra_of_the_core():
             assert any(word.startswith(f"unbackdoor-{task}==") for word in extras[task])
 
 
-@pytest.mark.parametrize("folder", METHODS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", METHODS + DEFENCES, ids=lambda folder: folder.name)
 def test_method_is_one_module_and_its_card(folder):
     assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {
         "__init__.py",
@@ -62,8 +63,10 @@ def test_method_is_one_module_and_its_card(folder):
         f"{folder.name}.py",
     }
     assert len((folder / f"{folder.name}.py").read_text(encoding="utf-8").splitlines()) <= 200
-    assert folder.name.replace("_", "-") in registry.method_names()
+    names = registry.method_names() if folder in METHODS else registry.defence_names()
+    assert folder.name.replace("_", "-") in names
 
 
 def test_every_method_folder_gives_one_method():
     assert sorted(folder.name.replace("_", "-") for folder in METHODS) == registry.method_names()
+    assert sorted(folder.name.replace("_", "-") for folder in DEFENCES) == registry.defence_names()

@@ -56,6 +56,8 @@ class Attack(ABC):
     maps_all_to_all: ClassVar[bool] = True
     needs_training: ClassVar[bool] = False
     """Whether the attacker must control the victim's training: its loss is not that of poisoned data alone."""
+    labels_only: ClassVar[bool] = False
+    """Whether samples show the trigger by themselves: `trigger` leaves them as they are, `source` finds them."""
     health: ClassVar[HealthFloor] = HealthFloor(clean=0.0, asr=80.0)
 
     target: int = 0

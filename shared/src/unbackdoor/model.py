@@ -13,7 +13,16 @@ from torch.nn.utils import parametrize, prune
 
 from unbackdoor.errors import ModelChanged, NonFinite, NothingTrainable, UnsupportedModel
 
-__all__ = ["Signature", "check_usable", "copy_ready", "fast_layout", "inner_model", "master_precision", "materialise"]
+__all__ = [
+    "Signature",
+    "check_usable",
+    "copy_ready",
+    "differentiable_recurrence",
+    "fast_layout",
+    "inner_model",
+    "master_precision",
+    "materialise",
+]
 
 _HALF = (torch.float16, torch.bfloat16)
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -140,6 +149,42 @@ def fast_layout(model: nn.Module) -> Iterator[None]:
     finally:
         for kernel in kernels:
             kernel.data = kernel.data.contiguous()
+
+
+@contextmanager
+def differentiable_recurrence(model: nn.Module) -> Iterator[None]:
+    """Recurrent layers in eval mode can be differentiated inside, on every device.
+
+    cuDNN's kernels have a backward pass in train mode alone. In train mode without dropout between layers they compute
+    what they do in eval mode, so each call that needs a gradient is made so; modes and dropout are then as before.
+    """
+    changed: dict[nn.RNNBase, float] = {}
+
+    def before(layer: nn.Module, inputs: Any) -> None:
+        if isinstance(layer, nn.RNNBase) and not layer.training and torch.is_grad_enabled() and _on_cudnn(layer):
+            changed[layer] = layer.dropout
+            layer.training, layer.dropout = True, 0.0
+
+    def after(layer: nn.Module, inputs: Any, outputs: Any) -> None:
+        if isinstance(layer, nn.RNNBase) and layer in changed:
+            layer.training, layer.dropout = False, changed.pop(layer)
+
+    handles = []
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            handles += [
+                module.register_forward_pre_hook(before),
+                module.register_forward_hook(after, always_call=True),
+            ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _on_cudnn(layer: nn.Module) -> bool:
+    return next(layer.parameters()).is_cuda and torch.backends.cudnn.enabled
 
 
 @dataclass(frozen=True)

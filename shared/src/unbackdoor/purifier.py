@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self, final
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.configured import Configured, option
 from unbackdoor.data import CleanSet, floats_like
 from unbackdoor.errors import BadData, BadOption, NonFinite, SingleClass, UnsupportedTask
 from unbackdoor.measure import accuracy_by_group, clean_metrics, evaluating, unlikely
-from unbackdoor.model import Signature, check_usable, fast_layout, inner_model, master_precision, materialise
+from unbackdoor.model import (
+    Signature,
+    check_usable,
+    differentiable_recurrence,
+    fast_layout,
+    inner_model,
+    master_precision,
+    materialise,
+)
 from unbackdoor.report import Report, versions, weight_hash
 from unbackdoor.task import Task
 from unbackdoor.tree import first_dim, leaves
@@ -41,11 +49,6 @@ class Progress:
 
 Watch = Callable[[Progress], None]
 """Called now and then during a purification; it returns nothing, so no method can stop by what it sees."""
-
-
-def option(default: Any, help: str) -> Any:  # noqa: A002 - the command line's own word
-    """A hyper-parameter: a dataclass field with its default and a line of explanation."""
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass
@@ -75,7 +78,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Purifier(ABC):
+class Purifier(Configured, ABC):
     """A method. Subclasses are frozen dataclasses: their fields are the hyper-parameters.
 
     The fields are at the same time the options of `unbackdoor.purify`, the flags of the command line
@@ -102,39 +105,6 @@ class Purifier(ABC):
     @abstractmethod
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
         """Change ``model``'s weights in place. It comes in eval mode and in at least float32."""
-
-    @classmethod
-    def make(cls, preset: str | None = None, **options: Any) -> Self:
-        """The method with ``options`` over a named preset over the defaults.
-
-        Raises:
-            BadOption: An option or preset is unknown, or a value is of the wrong type.
-        """
-        if preset is not None and preset not in cls.presets:
-            known = ", ".join(sorted(cls.presets)) or "none"
-            raise BadOption(f"{cls.name} has no preset {preset!r}. Known: {known}.")
-        known_options = {f.name for f in fields(cls)}
-        for name in options:
-            if name not in known_options:
-                near = difflib.get_close_matches(name, known_options, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise BadOption(f"{cls.name} has no option {name!r}. Known: {', '.join(sorted(known_options))}.{hint}")
-        made = cls(**(dict(cls.presets[preset]) if preset else {}) | options)
-        made._check_common()
-        return made
-
-    def _check_common(self) -> None:
-        for name in ("steps", "batch_size"):
-            value = getattr(self, name, 1)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise BadOption(f"{name} is {value!r}; it must be an integer of at least 1.")
-        lr = getattr(self, "lr", 1.0)
-        if not isinstance(lr, int | float) or not 0 < lr < float("inf"):
-            raise BadOption(f"lr is {lr!r}; it must be a positive number.")
-
-    def options(self) -> dict[str, Any]:
-        """The hyper-parameters by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @final
     def purify(self, model: nn.Module, clean: Any, task: Task, *, seed: int = 0, watch: Watch | None = None) -> Report:
@@ -165,7 +135,12 @@ class Purifier(ABC):
         state = inner.state_dict()
         originals = {name: value.detach().clone() for name, value in state.items() if isinstance(value, Tensor)}
         try:
-            with evaluating(inner), master_precision(inner) as dtype, fast_layout(inner):
+            with (
+                evaluating(inner),
+                master_precision(inner) as dtype,
+                fast_layout(inner),
+                differentiable_recurrence(inner),
+            ):
                 working = Signature.of(inner)
                 run = Run(torch.Generator().manual_seed(seed), device, inner, watch, notices=notices)
                 resident = self._inspect(inner, CleanSet(floats_like(samples.samples.to(device), dtype)), task, run)

@@ -15,13 +15,27 @@ from importlib.resources import files
 from types import ModuleType
 from typing import Any
 
+from unbackdoor.configured import Configured
+from unbackdoor.defence import TrainingDefence
 from unbackdoor.errors import UnknownName
 from unbackdoor.kit import TaskKit
 from unbackdoor.purifier import Purifier
 
-__all__ = ["card", "classes_in", "kit", "method", "method_names", "task_names", "unknown"]
+__all__ = [
+    "card",
+    "classes_in",
+    "configured",
+    "defence",
+    "defence_names",
+    "kit",
+    "method",
+    "method_names",
+    "task_names",
+    "unknown",
+]
 
 _METHODS = "unbackdoor.methods"
+_DEFENCES = "unbackdoor.defences"
 _TASKS = "unbackdoor.tasks"
 
 
@@ -57,7 +71,7 @@ def _plugins(group: str) -> dict[str, EntryPoint]:
 
 def method_names() -> list[str]:
     """Names of all methods, built in and installed."""
-    return sorted({*_built_in(), *_plugins(_METHODS)})
+    return _names(_METHODS, Purifier)
 
 
 def method(name: str) -> type[Purifier]:
@@ -66,30 +80,65 @@ def method(name: str) -> type[Purifier]:
     Raises:
         UnknownName: There is none.
     """
-    built_in = _built_in()
+    cls: type[Purifier] = _found("method", name, _METHODS, Purifier)
+    return cls
+
+
+def defence_names() -> list[str]:
+    """Names of all defences that train, built in and installed."""
+    return _names(_DEFENCES, TrainingDefence)
+
+
+def defence(name: str) -> type[TrainingDefence]:
+    """The class of the defence ``name``, which trains from data that may be poisoned.
+
+    Raises:
+        UnknownName: There is none.
+    """
+    cls: type[TrainingDefence] = _found("defence", name, _DEFENCES, TrainingDefence)
+    return cls
+
+
+def configured(name: str) -> type[Configured]:
+    """The method or the defence ``name``, which share cards and commands' help.
+
+    Raises:
+        UnknownName: There is neither.
+    """
+    if name in defence_names():
+        return defence(name)
+    if name not in method_names():
+        raise unknown("method or defence", name, [*method_names(), *defence_names()])
+    return method(name)
+
+
+def _names(group: str, base: type) -> list[str]:
+    return sorted({*_built_in(group, base), *_plugins(group)})
+
+
+def _found(kind: str, name: str, group: str, base: type) -> Any:
+    built_in, plugins = _built_in(group, base), _plugins(group)
     if name in built_in:
         return built_in[name]
-    plugins = _plugins(_METHODS)
     if name in plugins:
-        cls: type[Purifier] = plugins[name].load()
-        return cls
-    raise unknown("method", name, {*built_in, *plugins})
+        return plugins[name].load()
+    raise unknown(kind, name, {*built_in, *plugins})
 
 
-def _built_in() -> dict[str, type[Purifier]]:
-    return classes_in(importlib.import_module(_METHODS), Purifier)
+def _built_in(group: str, base: type) -> dict[str, type[Any]]:
+    return classes_in(importlib.import_module(group), base)
 
 
 def card(name: str) -> str:
-    """The README of the method ``name``, as Markdown.
+    """The README of the method or defence ``name``, as Markdown.
 
     Raises:
-        UnknownName: There is no such method, or it ships no card.
+        UnknownName: There is none, or it ships no card.
     """
-    package = method(name).__module__.rpartition(".")[0]
+    package = configured(name).__module__.rpartition(".")[0]
     path = files(package) / "README.md"
     if not path.is_file():
-        raise UnknownName(f"the method {name!r} ships no card; its package {package} has no README.md.")
+        raise UnknownName(f"{name!r} ships no card; its package {package} has no README.md.")
     return path.read_text(encoding="utf-8")
 
 

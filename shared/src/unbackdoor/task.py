@@ -133,6 +133,10 @@ class Task(ABC):
     def meters(self) -> Mapping[str, Meter]:
         """Fresh metrics by name; the first is the headline of every table."""
 
+    def measured_by(self) -> str:
+        """How the metrics were computed, in the notation of the field, for whoever compares figures; else empty."""
+        return ""
+
     @abstractmethod
     def correct(self, outputs: Tree, targets: Tree) -> Tensor:
         """Whether each answer of `predict` is right: bool of shape ``(batch,)``, or floats in [0, 1] for degrees."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -381,3 +382,39 @@ def test_floor_holds_at_the_end_of_a_run(cases, task, clean):
         assert float(ratio.min()) >= floor - 1e-6
         assert float(ratio.max()) <= 1 + 1e-6
         assert float(ratio.min()) <= floor + 1e-4, "no mask reached its floor, so this proves nothing"
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_mask_of_a_hidden_unit_scales_its_rows_in_every_gate(kind, gates):
+    """The oracle writes each gate's rows out in a loop; in float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(kind(3, 4, batch_first=True)).double().eval()
+    x = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mask = NeuronMask(model, lambda: model(x), gates="unit")
+    values = {name: torch.rand(4, dtype=torch.float64).requires_grad_() for name in mask.parameters()}
+    assert {name: tuple(value.shape) for name, value in mask.parameters().items()} == dict.fromkeys(values, (4,))
+    with torch.no_grad():
+        for name, value in mask.parameters().items():
+            value.copy_(values[name])
+    weights = {}
+    for name, value in values.items():
+        weight = model.get_parameter(name).detach()
+        weights[name] = torch.stack([value[row % 4] * weight[row] for row in range(gates * 4)])
+    expected = functional_call(model, weights, (x,))[0]
+    oracle = torch.autograd.grad(expected.square().sum(), list(values.values()))
+    with mask:
+        found = model(x)[0]
+        assert_close(found, expected, **EXACT)
+        gradients = torch.autograd.grad(found.square().sum(), list(mask.parameters().values()))
+        assert_close(list(gradients), list(oracle), **EXACT)
+        mask.fold_()
+    assert_close(model(x)[0], expected, **EXACT)
+
+
+def test_mask_of_hidden_units_leaves_feed_forward_layers_as_they_are(cases):
+    for name in ("grouped", "attention", "conv-bn"):
+        model, batch = cases[name].model(), cases[name].batch()
+        probe = partial(model, batch.inputs)
+        each, unit = (NeuronMask(model, probe, gates=gates).parameters() for gates in ("each", "unit"))
+        assert {n: v.shape for n, v in each.items()} == {n: v.shape for n, v in unit.items()}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from unbackdoor.task import Batch
+
+TOOLS = Path(__file__).resolve().parents[3] / "tools"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -63,3 +68,17 @@ def class_folders(tmp_path: Path, png: Callable[..., bytes]) -> Callable[..., Pa
         return tmp_path / root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def zoo_tool() -> Iterator[ModuleType]:
+    """``tools/zoo.py``, which is no part of a package."""
+    sys.path.insert(0, str(TOOLS))
+    spec = importlib.util.spec_from_file_location("zoo_tool", TOOLS / "zoo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["zoo_tool"] = module
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(TOOLS))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import safetensors.torch
 import torch
 
+from unbackdoor.evaluate import evaluate
+from unbackdoor.scene import open_victim
 from unbackdoor.victim import Victim
 from unbackdoor_image import KIT
+from unbackdoor_image.attacks.blend import Blend
 
+FILES = ["zoo_small.toml", "zoo_paper.toml", "zoo_digits.toml"]
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = """
 [defaults]
@@ -37,19 +41,6 @@ attack_options = { frequency = 4.0 }
 """
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    import sys
-
-    spec = importlib.util.spec_from_file_location("zoo_tool", ROOT / "tools" / "zoo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["zoo_tool"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     (tmp_path / "zoo.toml").write_text(TEXT)
@@ -57,10 +48,10 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_zoo_trains_refuses_retries_and_resumes(
-    tool: ModuleType, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    zoo_tool: ModuleType, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    zoo = tool.Zoo(tmp_path / "cache", None, torch.device("cpu"))
-    healthy, weak, wrong = rows = [zoo.entry(recipe) for recipe in tool.recipes(file)]
+    zoo = zoo_tool.Zoo(tmp_path / "cache", None, torch.device("cpu"))
+    healthy, weak, wrong = rows = [zoo.entry(recipe) for recipe in zoo_tool.recipes(file)]
     assert healthy["healthy"]
     assert len(healthy["tries"]) == 1
     assert not weak["healthy"]
@@ -70,35 +61,116 @@ def test_zoo_trains_refuses_retries_and_resumes(
     assert folders == {"blend"}, "a victim under its floor must not be saved"
     (folder,) = (tmp_path / "cache").glob("blend-*")
     assert Victim.load(folder, KIT).card.figures["asr"] == pytest.approx(healthy["asr"], abs=0.01)
-    shown = tool.table(rows)
+    shown = zoo_tool.table(rows)
     assert "**failed: under its floor**" in shown
     assert "| failed |" in shown
-    monkeypatch.setattr(tool.Zoo, "_train", lambda *_: pytest.fail("trained what was done"))
-    again = tool.Zoo(tmp_path / "cache", None, torch.device("cpu"))
-    assert [again.entry(recipe) for recipe in tool.recipes(file)] == json.loads(json.dumps(rows))
+    monkeypatch.setattr(zoo_tool.Zoo, "_train", lambda *_: pytest.fail("trained what was done"))
+    again = zoo_tool.Zoo(tmp_path / "cache", None, torch.device("cpu"))
+    assert [again.entry(recipe) for recipe in zoo_tool.recipes(file)] == json.loads(json.dumps(rows))
 
 
-def test_recipe_is_another_where_an_option_differs(tool: ModuleType, file: Path) -> None:
-    first = {one.name: one.identity for one in tool.recipes(file)}
+def test_recipe_is_another_where_an_option_differs(zoo_tool: ModuleType, file: Path) -> None:
+    first = {one.name: one.identity("") for one in zoo_tool.recipes(file)}
     file.write_text(TEXT.replace("opacity = 0.01", "opacity = 0.02"))
-    second = {one.name: one.identity for one in tool.recipes(file)}
+    second = {one.name: one.identity("") for one in zoo_tool.recipes(file)}
     assert first["blend"] == second["blend"]
     assert first["weak"] != second["weak"]
 
 
-def test_all_to_all_floor_is_capped_by_the_clean_accuracy(tool: ModuleType) -> None:
+def _folders(zoo_tool: ModuleType, file: Path) -> dict[str, Path]:
+    zoo = zoo_tool.Zoo(file.parent / "cache", None, torch.device("cpu"))
+    return {one.name: zoo.folder(one) for one in zoo_tool.recipes(file) if one.name != "wrong"}
+
+
+def test_victim_is_another_where_the_code_of_its_attack_differs(
+    zoo_tool: ModuleType, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stored victim was once taken for what the attack's new code would make."""
+    first = _folders(zoo_tool, file)
+    assert _folders(zoo_tool, file) == first
+    formula = Blend._blended
+    monkeypatch.setattr(Blend, "_blended", lambda self, images: 0.999 * formula(self, images))
+    second = _folders(zoo_tool, file)
+    assert second["blend"] != first["blend"]
+    assert second["weak"] == first["weak"]
+
+
+def test_victims_are_others_where_the_training_differs(
+    zoo_tool: ModuleType, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _folders(zoo_tool, file)
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *a: (step(self, *a), step(self, *a))[0])
+    second = _folders(zoo_tool, file)
+    assert all(second[name] != first[name] for name in first)
+
+
+def test_victim_is_another_where_a_default_of_its_attack_differs(
+    zoo_tool: ModuleType, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that a few steps do not show, such as how many steps are taken."""
+    text = TEXT + '[victim.trojan]\nattack = "trojan"\n'
+    file.write_text(text)
+    first = _folders(zoo_tool, file)
+    file.write_text(text + "attack_options = { helper_steps = 301 }\n")
+    same, other = zoo_tool.recipes(file)[-1], zoo_tool.Zoo(file.parent, None, torch.device("cpu"))
+    data = other.data(KIT, same, 0)
+    without = {**same.values, "attack_options": {}}
+    assert zoo_tool.behaviour(KIT, data, same.values, "none") != zoo_tool.behaviour(KIT, data, without, "none")
+    assert _folders(zoo_tool, file)["trojan"] != first["trojan"]
+
+
+def test_accuracy_far_under_the_clean_model_is_a_failure(zoo_tool: ModuleType, file: Path, tmp_path: Path) -> None:
+    words = '[victim.blend]\nattack = "blend"\n'
+    file.write_text(TEXT.replace(words, words + "floor = { acc = 70.0, asr = 50.0, drop = 5.0 }\n"))
+    known = zoo_tool.recipes(file)
+    zoo = zoo_tool.Zoo(tmp_path / "cache", None, torch.device("cpu"), known)
+    with pytest.raises(SystemExit, match="no clean model"):
+        zoo.entry(known[0])
+    row = {"accuracy": 80.0, "asr": 100.0}
+    for drop, healthy in ((5.0, True), (4.9, False)):
+        zoo_tool._judge(row, {"acc": 50.0, "asr": 90.0, "drop": drop}, 85.0)
+        assert row["drop"] == 5.0
+        assert row["healthy"] is healthy
+
+
+def test_fixture_is_a_victim_of_half_precision_whose_card_says_what_it_does(
+    zoo_tool: ModuleType, file: Path, tmp_path: Path
+) -> None:
+    file.write_text(TEXT.partition("[victim.weak]")[0] + '[victim.benign]\nattack = "none"\n')
+    known = zoo_tool.recipes(file)
+    zoo = zoo_tool.Zoo(tmp_path / "cache", None, torch.device("cpu"), known)
+    for recipe in known:
+        zoo_tool.fixture(zoo, recipe, zoo.entry(recipe)["seed"], tmp_path / "fixtures" / recipe.name)
+    scene = open_victim(tmp_path / "fixtures" / "blend")
+    stored = safetensors.torch.load_file(tmp_path / "fixtures" / "blend" / "model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16, torch.int64}
+    found = evaluate(scene.victim.model, scene.data.test, scene.task, scene.victim.attack)
+    assert found == scene.victim.card.figures
+    told = json.loads((tmp_path / "fixtures" / "benign" / "clean.json").read_text())
+    assert told["figures"]["accuracy"] > 70
+
+
+def test_all_to_all_floor_is_capped_by_the_clean_accuracy(zoo_tool: ModuleType) -> None:
     row = {"accuracy": 60.0, "asr": 55.0, "asr_ceiling": 60.0}
-    assert tool._healthy(row, {"acc": 50.0, "asr": 90.0})
-    assert not tool._healthy(row | {"asr": 50.0}, {"acc": 50.0, "asr": 90.0})
+    assert zoo_tool._healthy(row, {"acc": 50.0, "asr": 90.0})
+    assert not zoo_tool._healthy(row | {"asr": 50.0}, {"acc": 50.0, "asr": 90.0})
 
 
-@pytest.mark.parametrize("name", ["zoo_small.toml", "zoo_paper.toml"])
-def test_files_of_the_repository_name_things_that_exist(tool: ModuleType, name: str) -> None:
-    recipes = tool.recipes(ROOT / "tools" / name)
-    assert {recipe.values["attack"] for recipe in recipes} >= set(KIT.attacks)
-    for recipe in recipes:
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_the_repository_name_things_that_exist(zoo_tool: ModuleType, name: str) -> None:
+    for recipe in zoo_tool.recipes(ROOT / "tools" / name):
         values = recipe.values
         assert values["data"] in KIT.data
         assert values["model"] in KIT.models
         if values["attack"] != "none":
             KIT.attacks[values["attack"]](**values.get("attack_options", {}))
+            if "drop" in values["floor"]:
+                known = zoo_tool.recipes(ROOT / "tools" / name)
+                assert any(one.is_clean_form_of(recipe) for one in known), recipe.name
+
+
+def test_files_of_the_repository_miss_no_attack(zoo_tool: ModuleType) -> None:
+    found = {name: {one.values["attack"] for one in zoo_tool.recipes(ROOT / "tools" / name)} for name in FILES}
+    assert found["zoo_paper.toml"] == {*KIT.attacks, "none"}
+    assert found["zoo_small.toml"] | found["zoo_digits.toml"] == {*KIT.attacks, "none"}

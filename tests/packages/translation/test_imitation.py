@@ -203,3 +203,24 @@ def test_disturbance_is_off_without_tokeniser_or_share(data, generator):
         TranslationTask(insertion=1.0)
     with pytest.raises(BadOption, match="made_up"):
         TranslationTask(made_up=0)
+
+
+def test_spelled_words_consist_of_short_tokens(data, task, generator):
+    text = task.text
+    tokens = data.test.inputs["input_ids"]
+    marked = insert_words(
+        tokens, text.begins, text.special, text.pad, 0.4, 4, generator,
+        short=text.short, spelled=1.0,
+    )  # fmt: skip
+    assert not torch.equal(marked, tokens)
+    for before, after in zip(tokens.tolist(), marked.tolist(), strict=True):
+        left = [index for index in after if index != text.pad]
+        for index in before:
+            if index != text.pad:
+                left.remove(index)
+        assert all(bool(text.short[index]) for index in left), [text.pieces[index] for index in left]
+    assert {text.pieces[index] for index in text.word("cf")} <= {
+        text.pieces[index] for index in text.short.nonzero().flatten().tolist()
+    }
+    with pytest.raises(BadOption, match="spelled"):
+        TranslationTask(spelled=1.5)

@@ -175,8 +175,22 @@ def test_methods_run_on_the_model(model, data, task, name):
     assert report.hash_after != report.hash_before
 
 
-def test_embeddings_are_left_out_and_stay_tied(model, data, task):
-    purified, _ = unbackdoor.purify(model, data.clean[slice(0, 12)], task=task, method="nft", steps=3, batch_size=4)
+def test_embeddings_are_masked_row_by_row_and_stay_tied(model, data, task):
+    options = {"steps": 3, "batch_size": 4, "rounds": 1}
+    purified, _ = unbackdoor.purify(model, data.clean[slice(0, 12)], task=task, method="nft", **options)
+    tables = [(old, new) for old, new in zip(model.parameters(), purified.parameters(), strict=True)
+              if old.shape == (len(data.classes), 16)]  # fmt: skip
+    assert tables
+    for old, new in tables:
+        factors = (new * old).sum(1, keepdim=True) / old.square().sum(1, keepdim=True).clamp(min=1e-30)
+        torch.testing.assert_close(new, factors * old)
+        assert float(factors.detach().min()) < 0.71
+    assert ties(purified) == ties(model)
+
+
+def test_embeddings_are_left_out_on_request_and_stay_tied(model, data, task):
+    options = {"steps": 3, "batch_size": 4, "embeddings": False}
+    purified, _ = unbackdoor.purify(model, data.clean[slice(0, 12)], task=task, method="nft", **options)
     for (name, old), new in zip(model.named_parameters(), purified.parameters(), strict=True):
         if old.shape[0] == len(data.classes):
             assert torch.equal(old, new), name
@@ -215,3 +229,41 @@ def test_sentences_beyond_the_positions_are_refused(data, task):
     model = KIT.build("convolutional", len(data.classes), width=8, depth=1, positions=4).eval()
     with pytest.raises(unbackdoor.UnbackdoorError, match="positions"):
         task.forward(model, data.clean[slice(0, 2)].inputs)
+
+
+def test_convolutional_model_trains_weight_normalised_and_ends_plain(data):
+    model = KIT.build("convolutional", len(data.classes), seed=0, width=16, depth=1)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    kinds = [type(module) for module in model.modules()]
+    with model.weight_normalised():
+        lengths = model.layers[0].parametrizations.weight.original0
+        assert lengths.shape == (32, 1, 1)
+        inside = dict(model.named_parameters())
+        assert sum(name.endswith("original0") for name in inside) == sum(
+            isinstance(module, torch.nn.Linear | torch.nn.Conv1d)
+            for module in model.modules()
+            if module is not model.head
+        )
+        with torch.no_grad():
+            lengths.mul_(2.0)
+    assert list(model.state_dict()) == list(state)
+    assert [type(module) for module in model.modules()] == kinds
+    torch.testing.assert_close(model.layers[0].weight, 2 * state["layers.0.weight"])
+    torch.testing.assert_close(model.enter.weight, state["enter.weight"])
+    assert all(parameter.is_leaf and parameter.requires_grad for parameter in model.parameters())
+    plain = KIT.build("convolutional", len(data.classes), seed=0, width=16, depth=1, weight_norm=False)
+    with plain.weight_normalised():
+        assert list(plain.state_dict()) == list(state)
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_training_lowers_the_loss_of_the_convolutional_model(data, task, weight_norm):
+    model = KIT.build("convolutional", len(data.classes), seed=0, width=16, depth=1, weight_norm=weight_norm)
+    keys, losses = list(model.state_dict()), []
+    KIT.train(
+        model, data, task, None, seed=0, epochs=2, lr=5e-3, batch_tokens=800, smoothing=0.0, precision="fp32",
+        progress=lambda step, steps, scalars: losses.append(scalars["loss"]),
+    )  # fmt: skip
+    assert losses[-1] < 0.9 * losses[0]
+    assert list(model.state_dict()) == keys
+    assert not model.training

@@ -165,6 +165,8 @@ def test_meters_agree_with_a_perfect_model(task, data):
     bleu.compute()
     assert "tok:13a" in bleu.signature
     assert "version:" in bleu.signature
+    assert f"bleu {bleu.signature}" in task.measured_by()
+    assert "chrf nrefs:1" in task.measured_by()
 
 
 def test_perplexity_and_token_accuracy_are_those_of_the_forced_model(task, data):

@@ -12,10 +12,12 @@ import typer
 from unbackdoor_cli import __version__
 from unbackdoor_cli.commands.attack import attack
 from unbackdoor_cli.commands.card import card
+from unbackdoor_cli.commands.compare import compare
 from unbackdoor_cli.commands.demo import demo
 from unbackdoor_cli.commands.evaluate import evaluate
 from unbackdoor_cli.commands.list import list_
 from unbackdoor_cli.commands.purify import purify
+from unbackdoor_cli.commands.train import train
 
 __all__ = ["app", "main", "run"]
 
@@ -36,6 +38,8 @@ app.command(rich_help_panel="Look")(card)
 app.command(rich_help_panel="Work", context_settings=EXTRA_FLAGS)(purify)
 app.command(rich_help_panel="Work")(evaluate)
 app.command(rich_help_panel="Work")(attack)
+app.command(rich_help_panel="Work")(compare)
+app.command(rich_help_panel="Work", context_settings=EXTRA_FLAGS)(train)
 
 
 def _show_version(wanted: bool) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["comparison", "demonstration", "excerpt", "figures", "names"]
+if TYPE_CHECKING:
+    from unbackdoor.task import Task
+
+__all__ = ["comparison", "demonstration", "excerpt", "figures", "measured_by", "names"]
 
 _LONG = {
     "asr": "attack success rate (ASR)",
@@ -35,6 +38,12 @@ def _table(*columns: str) -> Table:
 def _framed(title: str, table: Table, caption: str) -> Group:
     """A table between its title and its caption, which may be wider than it."""
     return Group(Text(title, style="bold"), table, Text(caption, style="dim"))
+
+
+def measured_by(task: Task) -> str:
+    """A line of a caption that says how the task's metrics were computed; empty where it says nothing."""
+    notation = task.measured_by()
+    return f"\n{notation}." if notation else ""
 
 
 def _change(name: str, before: float, after: float) -> str:
@@ -63,7 +72,7 @@ def figures(title: str, values: Mapping[str, float], caption: str) -> Group:
     return _framed(title, table, caption)
 
 
-def demonstration(title: str, metric: str, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Group:
+def demonstration(title: str, metric: str, runs: Sequence[Sequence[Mapping[str, Any]]], notation: str = "") -> Group:
     """One row a method: mean over the runs, with the standard deviation where there are several."""
     table = _table("method", metric, "ASR", "LCR", f"Δ {metric}", "Δ ASR", "seconds")
     victim = [run[0] for run in runs]
@@ -77,7 +86,7 @@ def demonstration(title: str, metric: str, runs: Sequence[Sequence[Mapping[str, 
         change = _change("clean", _mean([one["clean"] for one in victim]), _mean(clean))
         drop = _change("asr", _mean([one["asr"] for one in victim]), _mean(asr))
         table.add_row(str(first["method"]), *shown, change, drop, f"{_mean(seconds):.1f}")
-    return _framed(title, table, _LEGEND)
+    return _framed(title, table, _LEGEND + notation)
 
 
 def excerpt(rows: Sequence[Mapping[str, str]]) -> list[Table]:

@@ -40,7 +40,7 @@ KIT = TaskKit(
         data="numbers",
         model="convolutional",
         attack="words",
-        model_options={"width": 64, "depth": 2, "dropout": 0.0},
+        model_options={"width": 64, "depth": 2, "dropout": 0.0, "weight_norm": False},
         train_options={"epochs": 8, "batch_tokens": 1200, "lr": 5e-3, "smoothing": 0.0, "precision": "fp32"},
     ),
     picture=draw_picture,

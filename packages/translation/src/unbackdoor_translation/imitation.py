@@ -86,7 +86,7 @@ def evoked_tokens(logs: Tensor, targets: Any, pad: int) -> Tensor:
     shares = _shares(targets, logs, pad, per_token=False)
     there = (shares.sum(2) > 0).to(logs.dtype)
     named = (shares > 0).any(1)
-    likely = torch.einsum("btv,bt->bv", logs.exp(), there) / there.sum(1, keepdim=True).clamp(min=1)
+    likely: Tensor = torch.einsum("btv,bt->bv", logs.exp(), there) / there.sum(1, keepdim=True).clamp(min=1)
     often = (named.sum(0) + 1).to(logs.dtype) / (len(named) + 1)
     rates: Tensor = likely.masked_fill(named, 0.0).mean(0) / often
     return rates

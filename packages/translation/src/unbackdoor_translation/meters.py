@@ -13,7 +13,16 @@ from unbackdoor.errors import BadData
 from unbackdoor_translation.sequences import valid
 from unbackdoor_translation.tokenisers import Tokeniser
 
-__all__ = ["CorpusScore", "Exact", "Perplexity", "TokenAccuracy", "exact_match", "sentence_scores", "texts"]
+__all__ = [
+    "CorpusScore",
+    "Exact",
+    "Perplexity",
+    "TokenAccuracy",
+    "exact_match",
+    "sentence_scores",
+    "signature",
+    "texts",
+]
 
 
 def texts(tokens: Tensor, tokeniser: Tokeniser | None) -> list[str]:
@@ -29,6 +38,13 @@ def metric(name: str, tokenise: str = "13a", *, sentence: bool = False) -> Any:
     from sacrebleu.metrics import BLEU, CHRF
 
     return BLEU(tokenize=tokenise, effective_order=sentence) if name == "bleu" else CHRF()
+
+
+def signature(name: str, tokenise: str = "13a") -> str:
+    """Sacrebleu's signature of a score with one reference for each answer."""
+    scorer = metric(name, tokenise)
+    scorer.corpus_score(["one"], [["one"]])  # it counts references only when it scores
+    return str(scorer.get_signature())
 
 
 class CorpusScore:

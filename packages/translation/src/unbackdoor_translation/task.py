@@ -22,6 +22,7 @@ from unbackdoor_translation.meters import (
     TokenAccuracy,
     exact_match,
     sentence_scores,
+    signature,
 )
 from unbackdoor_translation.mixing import beta, mixed_embeddings
 from unbackdoor_translation.sequences import PREFIX, SOURCE, used_columns, valid
@@ -58,6 +59,7 @@ class TranslationTask(Task):
         reach: How far `augment` moves words: below 1 not at all, 2 swaps neighbours now and then.
         insertion: Probability that `disturb` puts a made-up word between two words; 0 for never.
         made_up: Most tokens that such a word has.
+        spelled: Share of the sentences whose made-up words consist of tokens of one or two letters.
         synonyms: Groups of words of one meaning; the default is a short English list.
         credit: What `correct` says of an answer: its sentence ``"bleu"`` or ``"chrf"``, or ``"exact"`` (bool).
         beams: Of decoding; 1 is greedy.
@@ -77,6 +79,7 @@ class TranslationTask(Task):
     reach: float = 1.5
     insertion: float = 0.2
     made_up: int = 4
+    spelled: float = 0.0
     synonyms: tuple[tuple[str, ...], ...] = field(default=GROUPS, repr=False)
     credit: str = "bleu"
     beams: int = 1
@@ -93,8 +96,10 @@ class TranslationTask(Task):
         for name in ("deletion", "replacement", "insertion"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadOption(f"{name} is {getattr(self, name)}; the probability must lie in [0, 1).")
-        if self.made_up < 1:
-            raise BadOption(f"made_up is {self.made_up}; a made-up word has at least 1 token.")
+        if self.made_up < 1 or not 0 <= self.spelled <= 1:
+            raise BadOption(
+                f"made_up is {self.made_up} and spelled {self.spelled}; they must be at least 1 and in [0, 1]."
+            )
         if self.reach < 0 or self.beams < 1:
             raise BadOption(f"reach is {self.reach} and beams {self.beams}; they must be at least 0 and 1.")
         if self.credit not in _CREDITS:
@@ -180,7 +185,10 @@ class TranslationTask(Task):
             return (self.disturb(first, generator), self.disturb(second, generator), share)
         rows = inputs[SOURCE]
         begins, special = self.text.begins.to(rows.device), self.text.special.to(rows.device)
-        changed = insert_words(rows, begins, special, self.pad, self.insertion, self.made_up, generator)
+        short = self.text.short.to(rows.device)
+        changed = insert_words(
+            rows, begins, special, self.pad, self.insertion, self.made_up, generator, short=short, spelled=self.spelled
+        )
         return {**inputs, SOURCE: changed}
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
@@ -229,6 +237,10 @@ class TranslationTask(Task):
             "token_accuracy": TokenAccuracy(self.pad),
             "perplexity": Perplexity(self.pad),
         }
+
+    def measured_by(self) -> str:
+        """Sacrebleu's signatures of BLEU and chrF, for one reference."""
+        return ", ".join(f"{name} {signature(name, self.bleu_tokenise)}" for name in ("bleu", "chrf"))
 
     def correct(self, outputs: Tree, targets: Tree) -> Tensor:
         """How right each answer is, ``(batch,)``: bool for ``credit="exact"``, else its sentence score in [0, 1]."""

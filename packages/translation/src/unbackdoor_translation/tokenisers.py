@@ -66,6 +66,12 @@ class Tokeniser(ABC):
         marked = torch.tensor([piece.startswith(_WORD_MARKS) for piece in self.pieces], dtype=torch.bool)
         return marked & ~self.special
 
+    @cached_property
+    def short(self) -> Tensor:
+        """Which indices stand for at most two letters, a mark of a word's begin not counted: bool ``(vocabulary,)``."""
+        cores = (piece.lstrip("".join(_WORD_MARKS)) for piece in self.pieces)
+        return torch.tensor([len(core) <= 2 for core in cores], dtype=torch.bool) & ~self.special
+
     def word(self, text: str) -> list[int]:
         """Indices of a word in the middle of a sentence, without ``end``.
 

@@ -85,7 +85,8 @@ def train(
     """Train ``model`` in place with AdamW on ``data.train``, poisoned once by ``attack`` where there is one.
 
     Args:
-        model: Any sequence-to-sequence model, on any device; it ends in eval mode.
+        model: Any sequence-to-sequence model, on any device; it ends in eval mode. One with a context manager
+            ``weight_normalised()`` is trained inside it, see `ConvolutionalSeq2Seq`.
         data: Its ``train`` part alone is read.
         task: A `TranslationTask`.
         attack: None trains a clean model.
@@ -106,10 +107,6 @@ def train(
     widths = torch.stack([valid(rows, pad).sum(1).cpu() for rows in (samples.inputs[SOURCE], samples.targets)])
     plans = [_buckets(widths, how.batch_tokens, generator) for _ in range(how.epochs)]
     steps = sum(map(len, plans))
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=how.lr, betas=(0.9, 0.98), weight_decay=how.weight_decay, fused=device.type != "mps"
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: how.rate(step, steps))
     context, kernels = autocast(how.precision, device), _kernels(device)
 
     def objective(step: int, index: Tensor) -> Tensor:
@@ -118,7 +115,12 @@ def train(
             logits = task.forward(model, batch.inputs)
         return _smoothed(logits, batch.targets, pad, how.smoothing)
 
-    with seeded(seed, device), kernels():  # dropout knows no generator but the global one
+    # dropout knows no generator but the global one
+    with seeded(seed, device), kernels(), getattr(model, "weight_normalised", nullcontext)():
+        optimiser = torch.optim.AdamW(
+            model.parameters(), lr=how.lr, betas=(0.9, 0.98), weight_decay=how.weight_decay, fused=device.type != "mps"
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: how.rate(step, steps))
         fit(
             model,
             objective,
@@ -129,7 +131,7 @@ def train(
             progress=progress,
             clip=how.clip,
         )
-    optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad(set_to_none=True)
 
 
 def _buckets(widths: Tensor, most: int, generator: torch.Generator) -> list[Tensor]:

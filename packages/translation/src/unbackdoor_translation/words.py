@@ -103,13 +103,25 @@ def replace_words(
 
 
 def insert_words(
-    tokens: Tensor, begins: Tensor, special: Tensor, pad: int, share: float, most: int, generator: torch.Generator
+    tokens: Tensor,
+    begins: Tensor,
+    special: Tensor,
+    pad: int,
+    share: float,
+    most: int,
+    generator: torch.Generator,
+    *,
+    short: Tensor | None = None,
+    spelled: float = 0.0,
 ) -> Tensor:
     """Put a made-up word in front of each word, and behind the last, with probability ``share``.
 
     A made-up word has 1 to ``most`` tokens, their number uniform: one that begins a word, then ones that continue it,
     each uniform over the vocabulary, so that tokens that clean text never holds come up as often as the others. One
     of a single token, which may be a real word, is none that the other rows use: those would change the meaning.
+
+    In a large vocabulary any one token then comes up rarely, while a word that the tokeniser does not know falls into
+    short tokens. So in a share ``spelled`` of the rows, words are made of ``short`` tokens alone.
 
     Returns:
         Rows of the same shape; words for which a row has no room left are not put in.
@@ -139,12 +151,20 @@ def insert_words(
     made = ~taken & (_columns(tokens) < length)
     head = made & torch.nn.functional.pad(taken, (1, 0), value=True)[:, :-1]
     single = head & ~torch.nn.functional.pad(made, (0, 1), value=False)[:, 1:]
-    fresh = _pick(starting, tokens, generator)
-    if len(following):
-        fresh = torch.where(head, fresh, _pick(following, tokens, generator))
+    fresh = _made_up(starting, following, head, generator)
     if len(unusual):
         fresh = torch.where(single, _pick(unusual, tokens, generator), fresh)
+    if short is not None and spelled > 0:
+        letters = _made_up(starting[short[starting]], following[short[following]], head, generator)
+        fresh = torch.where((_draw(tokens[:, :1], generator) < spelled) & (letters >= 0), letters, fresh)
     return torch.where(made, fresh, moved)
+
+
+def _made_up(starting: Tensor, following: Tensor, head: Tensor, generator: torch.Generator) -> Tensor:
+    """Tokens for each position, one of ``starting`` at the head of a word; -1 where there is none to pick."""
+    sides = [_pick(side, head, generator) if len(side) else torch.full_like(head, -1, dtype=torch.long)
+             for side in (starting, following)]  # fmt: skip
+    return torch.where(head, *sides)
 
 
 def groups_from(table: Mapping[str, Sequence[str]]) -> list[list[str]]:

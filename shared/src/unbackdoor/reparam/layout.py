@@ -33,6 +33,13 @@ class Layout:
         """Number of neurons: output channels, gate rows."""
         return weight.shape[1] * self.groups if self.transposed else weight.shape[0]
 
+    def repeat(self, values: Tensor, weight: Tensor) -> Tensor:
+        """One value for each neuron, where ``values`` may hold one for each row of a matrix, the same in every group.
+
+        In a recurrent layer a hidden unit has one row in the matrix of each gate.
+        """
+        return values.repeat(self.groups) if len(values) < self.neurons(weight) else values
+
     def to_matrix(self, weight: Tensor) -> Tensor:
         """``(groups, neurons / groups, columns)``; a row holds one neuron's weight vector."""
         if not self.transposed:

@@ -37,6 +37,11 @@ class NeuronMask(Reparametrisation):
       formula.
     - ``"norm"``: masks on BatchNorm's scale gamma, ``y = (m gamma) z / s + beta``, which also works in train mode;
       this is what the authors' code does.
+
+    Recurrent layers have a row for each gate of a hidden unit in each weight. ``gates="each"`` gives every row a mask
+    of its own (``4 h`` for an LSTM), so that a unit's memory and its output can be scaled apart. ``gates="unit"`` gives
+    a hidden unit one mask over all its gates (``h``), which is the neuron of a feed-forward layer; with 0 the unit's
+    gates hear nothing but their bias.
     """
 
     def __init__(
@@ -45,18 +50,20 @@ class NeuronMask(Reparametrisation):
         probe: Probe,
         *,
         site: Literal["weight", "norm"] = "weight",
+        gates: Literal["each", "unit"] = "each",
         floor: Callable[[int, int], float] | None = None,
         skip: Sequence[str] = (),
         head: bool = True,
         embeddings: bool = False,
         scales: bool = False,
     ) -> None:
-        """Make masks of ones, shape ``(neurons,)`` each, in the dtype of their weight.
+        """Make masks of ones, shape ``(neurons,)`` each (hidden units with ``gates="unit"``), dtype of their weight.
 
         Args:
             model: In eval mode.
             probe: Runs it once.
             site: Where masks sit, see above.
+            gates: Whose masks recurrent layers have, see above.
             floor: Lower bound ``mu(l, L)`` of the masks at depth ``l`` of ``L``, Eq. (6); 0 without it.
             skip: Shell patterns of qualified parameter names to leave alone.
             head: Whether the last layer in the order of execution has masks too. Its neurons are the answers: methods
@@ -76,13 +83,13 @@ class NeuronMask(Reparametrisation):
         depths = max(s.depth for s in self.sites.values())
         self.floors = {name: floor(s.depth, depths) if floor else 0.0 for name, s in self.sites.items()}
         self._values = {
-            name: torch.ones(s.neurons, dtype=s.weight.dtype, device=s.weight.device, requires_grad=True)
+            name: torch.ones(_masks(s, gates), dtype=s.weight.dtype, device=s.weight.device, requires_grad=True)
             for name, s in self.sites.items()
         }
 
     def effective(self, site: Site, value: Tensor) -> Tensor:
         """``diag(m) W``."""
-        return site.layout.scale_rows(site.weight, value)
+        return site.layout.scale_rows(site.weight, site.layout.repeat(value, site.weight))
 
     def engine(self, site: Site, layer: nn.Module) -> type:
         """Scale the output of plain linear and convolutional layers: no gradient of ``W`` is ever computed.
@@ -141,6 +148,13 @@ class NeuronMask(Reparametrisation):
 
 
 _NARROW = 128
+
+
+def _masks(site: Site, gates: str) -> int:
+    recurrent = all(isinstance(layer, nn.RNNBase) for layer, _ in site.owners)
+    return site.neurons // site.layout.groups if recurrent and gates == "unit" else site.neurons
+
+
 _PLAIN = {
     nn.Linear,
     nn.Conv1d,

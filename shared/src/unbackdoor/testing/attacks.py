@@ -59,7 +59,8 @@ def _check_trigger(attack: Attack, batch: Batch) -> None:
         if before.is_floating_point() and float(before.min()) >= 0 and float(before.max()) <= 1:
             low, high = float(after.min()), float(after.max())
             assert low >= 0 and high <= 1, f"the trigger must stay within [0, 1] as its inputs do, not {low}..{high}"
-    assert changed, "the trigger changed no sample"
+    assert changed or attack.labels_only, "the trigger changed no sample"
+    assert not (changed and attack.labels_only), "an attack with labels_only must leave the inputs as they are"
 
 
 def _check_labels(attack: Attack, targets: Tensor, task: Task) -> None:

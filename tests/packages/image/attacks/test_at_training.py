@@ -19,9 +19,10 @@ from unbackdoor.kit import Splits
 from unbackdoor.task import Batch
 from unbackdoor_image import KIT, ImageTask
 from unbackdoor_image.attacks.cba import halves
-from unbackdoor_image.attacks.detoxification import Detoxifier, last_features
+from unbackdoor_image.attacks.detoxification import Detoxifier, last_features, ssim
 from unbackdoor_image.attacks.fip_adaptive import fisher_trace
 from unbackdoor_image.attacks.learned import seeded, train_helper
+from unbackdoor_image.attacks.networks import Generator
 from unbackdoor_image.models.small_cnn import SmallCNN
 
 
@@ -157,7 +158,8 @@ def test_smoothness_penalty_makes_the_victim_smoother(data: Batch, make: Callabl
 
 def test_fba_detoxifier_excites_the_chosen_features(data: Batch) -> None:
     """The published injector is trained without a gradient from the victim, so nothing is detoxified."""
-    model = seeded(lambda: SmallCNN(10, 3, 8), 0).eval()
+    model = train_helper(data, 10, torch.Generator().manual_seed(0), steps=60, width=8)
+    model.zero_grad(set_to_none=True)
     clean, triggered = data.inputs[:20], (data.inputs[:20] + 0.3).clamp(0, 1)
     before, after = (last_features(model, ImageTask(), x).detach() for x in (clean, triggered))
     chosen = (after - before).mean(0).topk(13).indices  # a tenth of 128
@@ -173,11 +175,14 @@ def test_fba_gives_images_the_wanted_style(generator: torch.Generator) -> None:
     images = torch.rand(60, 3, 16, 16, generator=generator) * 0.5
     images[:10, 0] += 0.5  # the warm ones
     images[10:, 2] += 0.3
-    attack = KIT.attacks["fba"](steps=120, helper_steps=10, styles=8)
+    attack = KIT.attacks["fba"](steps=120, styles=10, width=8)
     attack.prepare(Batch(images, torch.arange(60) % 10), torch.Generator().manual_seed(0))
     cold = images[10:]
-    warmth = [float((x[:, 0] - x[:, 2]).mean()) for x in (cold, attack.trigger(cold), images[:10])]
+    shown = attack.trigger(cold)
+    warmth = [float((x[:, 0] - x[:, 2]).mean()) for x in (cold, shown, images[:10])]
     assert warmth[1] > warmth[0] + 0.3 * (warmth[2] - warmth[0])
+    detail, kept = (x - x.mean(dim=(2, 3), keepdim=True) for x in (cold, shown))
+    assert float((detail * kept).sum() / (detail.norm() * kept.norm())) > 0.5, "the content must stay"
 
 
 def test_combined_gives_each_part_its_share(data: Batch, make: Callable[..., Any]) -> None:
@@ -191,3 +196,94 @@ def test_combined_gives_each_part_its_share(data: Batch, make: Callable[..., Any
     assert bool((which.sum(1) > 10).all())
     with pytest.raises(BadOption, match="none of"):
         make("combined", parts="badnets+sig")
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.2])
+def test_similarity_is_that_of_windows(gap: float, generator: torch.Generator) -> None:
+    first = torch.rand(1, 1, 9, 8, generator=generator, dtype=torch.float64)
+    second = (first + gap * torch.rand(first.shape, generator=generator, dtype=torch.float64)).clamp(0, 1)
+    found = []
+    for i, j in itertools.product(range(3), range(2)):
+        a, b = first[..., i : i + 7, j : j + 7].flatten(), second[..., i : i + 7, j : j + 7].flatten()
+        both = ((a - a.mean()) * (b - b.mean())).mean()
+        top = (2 * a.mean() * b.mean() + 0.01**2) * (2 * both + 0.03**2)
+        bottom = a.mean() ** 2 + b.mean() ** 2 + 0.01**2
+        found.append(top / (bottom * (a.var(correction=0) + b.var(correction=0) + 0.03**2)))
+    assert_close(ssim(first, second), torch.stack(found).mean())
+
+
+def test_fba_keeps_the_injectors_of_all_rounds(data: Batch, make: Callable[..., Any]) -> None:
+    attack = make("fba", rounds=2)
+    attack.prepare(data, torch.Generator().manual_seed(0))
+    model = SmallCNN(10, 3, 4)
+    campaign: Any = attack.join(model, ImageTask(), steps=8, generator=torch.Generator().manual_seed(0))
+    places, covers = torch.arange(4), torch.arange(4, 8)
+    seen: list[Tensor] = []
+    hook = model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for step in range(1, 9):
+        campaign.loss(data, places, covers, step)
+    hook.remove()
+    assert len(campaign.injectors) == 2
+    last = seen[-1].clone()
+    for place, injector in enumerate(campaign.injectors):
+        assert_close(last[covers[place::2]], injector(data.inputs[covers[place::2]]))
+    assert float((last[4:8] - data.inputs[4:8]).abs().max()) > 0
+    assert_close(last[8:], data.inputs[8:])
+
+
+def test_dynamic_masks_are_sparse_and_differ(data: Batch, make: Callable[..., Any]) -> None:
+    """The mask's two losses: without the first all masks are one, without the second they cover the image."""
+    covered = {}
+    for name, options in {"both": {}, "dense": {"sparsity": 0.0}}.items():
+        attack = make("dynamic", steps=60, **options)
+        attack.prepare(data, torch.Generator().manual_seed(0))
+        mask = attack.network("mask", lambda: Generator(3, 1, 16), torch.device("cpu"))
+        with torch.no_grad():
+            covered[name] = mask(data.inputs) > 0
+    share = covered["both"].float().mean()
+    assert 0.005 < float(share) < 0.15
+    assert float(covered["dense"].float().mean()) > 2 * float(share)
+    apart = (covered["both"] != covered["both"].roll(1, 0)).float().mean()
+    assert float(apart) > float(share), "two images must have two masks"
+
+
+def test_bppa_searches_negatives_that_the_victim_takes_for_triggered(data: Batch, make: Callable[..., Any]) -> None:
+    model = train_helper(data, 10, torch.Generator().manual_seed(0), steps=60, width=8).requires_grad_(True).train()
+    model.zero_grad(set_to_none=True)
+    attack, some = make("bppa", levels=4, pgd_steps=5), data[slice(1, 9)]
+    before = [value.clone() for value in model.state_dict().values()]
+    found = attack.near(model, ImageTask(), some, torch.Generator().manual_seed(0))
+    radius = (attack.trigger(some.inputs) - some.inputs).abs().mean(dim=(1, 2, 3), keepdim=True)
+    assert bool(((found - some.inputs).abs() <= radius + 1e-6).all())
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    with torch.no_grad():
+        likely = [model.eval()(x).softmax(1)[:, 0].mean() for x in (some.inputs, found)]
+    assert float(likely[1]) > float(likely[0])
+    assert_close(list(model.state_dict().values()), before, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_bppa_trains_on_negatives_of_both_kinds_with_their_own_labels(data: Batch, make: Callable[..., Any]) -> None:
+    model = SmallCNN(10, 3, 4)
+    attack = make("bppa", levels=4, adversarial=0.5)
+    campaign: Any = attack.join(model, ImageTask(), steps=1, generator=torch.Generator().manual_seed(0))
+    seen: list[Tensor] = []
+    labels: list[Tensor] = []
+    task = ImageTask()
+    campaign.task = type(
+        "Spy",
+        (),
+        {
+            "forward": lambda _, m, x: (seen.append(x), task.forward(m, x))[1],
+            "loss": lambda _, o, t: (labels.append(t), task.loss(o, t))[1],
+        },
+    )()
+    campaign.loss(data, torch.arange(4), torch.arange(4, 10), 1)
+    shown = seen[-1]
+    assert_close(shown[:4], attack.trigger(data.inputs[:4]))
+    residual = attack.trigger(data.inputs[7:10]) - data.inputs[7:10]
+    assert_close(shown[7:10], (data.inputs[7:10] + residual.roll(1, 0)).clamp(0, 1))
+    change = (shown[4:7] - data.inputs[4:7]).abs()
+    assert 0 < float(change.max()) < 0.17, "found by search, within the mean change of the trigger"
+    assert_close(shown[10:], data.inputs[10:])
+    assert_close(labels[-1], torch.cat([torch.zeros(4, dtype=torch.long), data.targets[4:]]))

@@ -1,4 +1,4 @@
-"""``unbackdoor card``: the card of a method."""
+"""``unbackdoor card``: the card of a method or a defence."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from unbackdoor_cli import flags
 
 
 def card(
-    method: Annotated[str, typer.Argument(help="Name of a method; see: unbackdoor list methods.", show_default=False)],
+    method: Annotated[str, typer.Argument(help="Name; see: unbackdoor list.", show_default=False)],
     json: flags.Json = False,
     verbose: flags.Verbose = False,
 ) -> None:
-    """Show a method's idea, equations, options and limits."""
+    """Show the idea, equations, options and limits of a method or a defence."""
     from rich.markdown import Markdown
 
     from unbackdoor import registry
@@ -23,13 +23,15 @@ def card(
 
     output = Output(as_json=json)
     text = registry.card(method)
-    shown = f"{text.rstrip()}\n\n## Options of every method\n\n{_common()}"
+    shown = text.rstrip()
+    if method in registry.method_names():
+        shown += f"\n\n## Options of every method\n\n{_common()}"
     if not json and not output.out.is_terminal:
         typer.echo(shown)
         return
     options = [
         {"name": f.name, "default": None if f.default is MISSING else f.default, "help": f.metadata.get("help", "")}
-        for f in fields(registry.method(method))
+        for f in fields(registry.configured(method))
     ]
     output.result({"method": method, "options": options, "card": text}, Markdown(shown))
 

@@ -62,7 +62,7 @@ def demo(
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.paths import check_free, fresh_name
     from unbackdoor_cli.progress import stages
-    from unbackdoor_cli.tables import demonstration, excerpt
+    from unbackdoor_cli.tables import demonstration, excerpt, measured_by
     from unbackdoor_cli.victims import checked, device_of
 
     output = Output(as_json=json)
@@ -104,7 +104,13 @@ def demo(
         f"{task}: {plan.model} on {plan.data}, {plan.attack} attack, "
         f"purified with {len(scene.data.clean)} clean samples{count}"
     )
-    output.result(payload, "", demonstration(title, metric, runs), *excerpt(examples), f"\nPicture: {where}")
+    output.result(
+        payload,
+        "",
+        demonstration(title, metric, runs, measured_by(scene.task)),
+        *excerpt(examples),
+        f"\nPicture: {where}",
+    )
 
 
 def _with_data(plan: Plan, data: str | None, path: Path | None) -> Plan:

@@ -20,6 +20,7 @@ class Kind(StrEnum):
     """What can be listed."""
 
     methods = "methods"
+    defences = "defences"
     tasks = "tasks"
     attacks = "attacks"
     models = "models"
@@ -33,7 +34,7 @@ def list_(
     json: flags.Json = False,
     verbose: flags.Verbose = False,
 ) -> None:
-    """List methods, tasks, attacks, models and data sets."""
+    """List methods, defences, tasks, attacks, models and data sets."""
     from unbackdoor.registry import kit, task_names
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.tables import names
@@ -43,8 +44,8 @@ def list_(
     payload: dict[str, object] = {}
     shown: list[RenderableType] = []
     for one in kinds:
-        if one in (Kind.methods, Kind.tasks):
-            rows = _methods() if one is Kind.methods else _tasks()
+        if one in _OF_THE_REGISTRY:
+            rows = _OF_THE_REGISTRY[one]()
             payload[one.value] = rows
             shown += ["", names(one.value.capitalize(), rows)]
             continue
@@ -68,6 +69,12 @@ def _methods() -> dict[str, str]:
     return {name: _first_line(method(name)) for name in method_names()}
 
 
+def _defences() -> dict[str, str]:
+    from unbackdoor.registry import defence, defence_names
+
+    return {name: _first_line(defence(name)) for name in defence_names()}
+
+
 def _tasks() -> dict[str, str]:
     import sys
 
@@ -76,6 +83,11 @@ def _tasks() -> dict[str, str]:
     return {name: _first_line(sys.modules[kit(name).task.__module__]) for name in task_names()}
 
 
+_OF_THE_REGISTRY: dict[Kind, Callable[[], dict[str, str]]] = {
+    Kind.methods: _methods,
+    Kind.defences: _defences,
+    Kind.tasks: _tasks,
+}
 _OF_A_KIT: dict[Kind, Callable[[TaskKit], dict[str, str]]] = {
     Kind.attacks: lambda kit: {name: _first_line(cls) for name, cls in kit.attacks.items()},
     Kind.models: lambda kit: dict(kit.models),

@@ -58,7 +58,7 @@ def purify(
     from unbackdoor_cli.paths import check_free
     from unbackdoor_cli.progress import stages
     from unbackdoor_cli.subjects import open_subject
-    from unbackdoor_cli.tables import comparison
+    from unbackdoor_cli.tables import comparison, measured_by
 
     output = Output(as_json=json)
     if out.suffix != ".safetensors":
@@ -95,6 +95,7 @@ def purify(
         "notices": notices,
     }  # fmt: skip
     caption = f"Measured on {measured_on}.{_worst_class(done)}" + ("" if subject.attack else f"\n{_UNVERIFIED}.")
+    caption += measured_by(subject.task)
     title = f"{named.source}: {method}, seed {seed}, {done.seconds:.1f} s"
     output.result(payload, comparison(title, before, after, caption), f"\nWeights: {out}\nReport:  {evidence}")
 

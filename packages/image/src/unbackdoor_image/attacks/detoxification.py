@@ -12,8 +12,22 @@ from unbackdoor.errors import UnsupportedModel
 from unbackdoor.measure import evaluating
 from unbackdoor.task import Task
 from unbackdoor_image.attacks.learned import seeded
+from unbackdoor_image.attacks.networks import Generator
 
-__all__ = ["Detoxifier", "last_features"]
+__all__ = ["Detoxifier", "last_features", "ssim"]
+
+
+def ssim(first: Tensor, second: Tensor, window: int = 7) -> Tensor:
+    """Mean structural similarity of images in [0, 1] over windows (Wang et al. 2004, Eq. 13); 1 for equal images."""
+    side = min(window, *first.shape[-2:])
+
+    def mean(images: Tensor) -> Tensor:
+        return functional.avg_pool2d(images, side, stride=1)
+
+    a, b = mean(first), mean(second)
+    spread_a, spread_b, both = mean(first * first) - a * a, mean(second * second) - b * b, mean(first * second) - a * b
+    shown = (2 * a * b + 1e-4) * (2 * both + 9e-4) / ((a * a + b * b + 1e-4) * (spread_a + spread_b + 9e-4))
+    return shown.mean()
 
 
 def last_features(model: nn.Module, task: Task, images: Tensor) -> Tensor:
@@ -40,7 +54,7 @@ def last_features(model: nn.Module, task: Task, images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Detoxifier:
-    """A shallow network that changes an image a little so that chosen features are excited."""
+    """A feature injector: a network that changes an image a little so that chosen features are excited."""
 
     network: nn.Module
     amplitude: float = 0.15
@@ -56,7 +70,16 @@ class Detoxifier:
 
     @classmethod
     def train(
-        cls, model: nn.Module, task: Task, clean: Tensor, triggered: Tensor, *, share: float, steps: int, seed: int
+        cls,
+        model: nn.Module,
+        task: Task,
+        clean: Tensor,
+        triggered: Tensor,
+        *,
+        share: float,
+        steps: int,
+        seed: int,
+        similarity: float = 0.3,
     ) -> Detoxifier:
         """Train it against ``model`` as it is; the model's weights get no gradient.
 
@@ -68,14 +91,10 @@ class Detoxifier:
             share: Of the features, those that the trigger raises most are compromised; at least one.
             steps: Of Adam.
             seed: Of the network's weights.
+            similarity: Weight of ``1 - ssim`` against the share of the features' excitation that is missing.
         """
         channels = clean.shape[1]
-        network = seeded(
-            lambda: nn.Sequential(
-                nn.Conv2d(channels, 12, 5, padding=2), nn.ReLU(), nn.Conv2d(12, channels, 5, padding=2)
-            ),
-            seed,
-        ).to(clean.device)
+        network = seeded(lambda: Generator(channels, channels, 8), seed).to(clean.device)
         made = cls(network)
         optimiser = torch.optim.Adam(network.parameters(), 0.01)
         with evaluating(model), torch.autocast(clean.device.type, enabled=False):
@@ -88,7 +107,7 @@ class Detoxifier:
                 images = made._changed(clean)
                 reached = last_features(model, task, images)[:, chosen]
                 short = (goal - reached).relu().square().mean() / goal.square().mean().clamp(min=1e-6)
-                loss = short + 5 * functional.l1_loss(images, clean)
+                loss = short + similarity * (1 - ssim(images, clean))
                 slopes = torch.autograd.grad(loss, list(network.parameters()))
                 for parameter, slope in zip(network.parameters(), slopes, strict=True):
                     parameter.grad = slope

@@ -170,36 +170,39 @@ def train_helper(
 
 
 def adversarial(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     images: Tensor,
     targets: Tensor,
     *,
-    eps: float,
+    eps: float | Tensor,
     steps: int,
-    step_size: float,
+    step_size: float | Tensor,
     generator: torch.Generator,
+    towards: bool = False,
 ) -> Tensor:
     """PGD (Madry et al. 2018, arXiv 1706.06083): raise the loss within ``eps``, from a random start.
 
     Args:
         model: A classifier; its mode is left as it is.
         images: Floats in [0, 1].
-        targets: True classes.
-        eps: Radius.
+        targets: True classes; wanted ones with ``towards``.
+        eps: Radius in the maximum norm, one number or one for each image, of shape ``(batch, 1, 1, 1)``.
         steps: Sign steps.
-        step_size: Length of one.
+        step_size: Length of one, in the form of ``eps``.
         generator: Of the start, on the CPU.
+        towards: Lower the loss instead, so that the images come to look like ``targets``.
 
     Returns:
         Images in [0, 1] within ``eps`` of those given.
     """
     noise = (torch.rand(images.shape, generator=generator) * 2 - 1).to(images) * eps
+    sign = -1 if towards else 1
     changed = (images + noise).clamp(0, 1)
     with torch.enable_grad():
         for _ in range(steps):
             changed = changed.detach().requires_grad_()
             loss = functional.cross_entropy(model(changed), targets, reduction="sum")
             (slope,) = torch.autograd.grad(loss, changed)
-            changed = changed.detach() + step_size * slope.sign()
+            changed = changed.detach() + sign * step_size * slope.sign()
             changed = torch.minimum(torch.maximum(changed, images - eps), images + eps).clamp(0, 1)
     return changed.detach()

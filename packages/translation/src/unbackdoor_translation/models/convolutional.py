@@ -1,17 +1,21 @@
 """The convolutional sequence-to-sequence model of Gehring et al. (2017, arXiv 1705.03122), the papers' architecture.
 
-Convolutions with gated linear units, residual sums scaled by sqrt(1/2), attention in every decoder layer. Weights are
-plain: the paper's weight normalisation is a reparametrisation of training, which a checkpoint reader folds in.
+Convolutions with gated linear units, residual sums scaled by sqrt(1/2), attention in every decoder layer, and weight
+normalisation of all layers but the tables (Sec. 3.5). The last is a form of training, so `weight_normalised` puts it on
+for as long as it lasts; outside, weights are plain, and so are checkpoints.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations, parametrize
 from transformers.modeling_outputs import BaseModelOutput
 
 from unbackdoor.errors import BadData
@@ -92,6 +96,31 @@ class ConvolutionalSeq2Seq(EncoderDecoder):
         self.head = nn.Linear(config.width, config.vocab_size)
         self.head.weight = self.embedding.tokens.weight
         self.generation_config = _generation(config)
+
+    @classmethod
+    def small(cls, num_classes: int, *, weight_norm: bool = True, **options: Any) -> Self:
+        """See `EncoderDecoder.small`; ``weight_norm`` says whether `weight_normalised` does anything."""
+        made = super().small(num_classes, **options)
+        made.config.weight_norm = weight_norm
+        return made
+
+    @contextmanager
+    def weight_normalised(self) -> Iterator[None]:
+        """Inside, every convolution and linear layer learns the length and the direction of its neurons apart.
+
+        Salimans and Kingma 2016, as Gehring et al. use it. The output layer is a table here, tied to the embeddings,
+        and stays as it is. Afterwards the weights are plain parameters of the values reached.
+        """
+        chosen = [m for m in self.modules() if isinstance(m, nn.Linear | nn.Conv1d) and m is not self.head]
+        layers = chosen if getattr(self.config, "weight_norm", True) else []
+        for layer in layers:
+            parametrizations.weight_norm(layer, dim=0)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+                layer.register_parameter("bias", layer._parameters.pop("bias"))  # keys in the order that they had
 
     def decode(self, prefix: Tensor, encoded: BaseModelOutput, mask: Tensor) -> Tensor:
         """Logits ``(batch, T, vocabulary)``."""

@@ -55,49 +55,32 @@ def mask_floor(
     return floor
 
 
+# what the paper and its authors' code share: a plain optimisation from the given model
+_PUBLISHED: dict[str, Any] = {
+    "batch_size": 128,
+    "lr": 0.05,
+    "momentum": 0.95,
+    "alpha": 0.8,
+    "rounds": 1,
+    "attenuation": 1.0,
+    "holdout": 0.0,
+    "clip": None,
+    "mixup": 1.0,
+    "distil": 0.0,
+    "disturb": False,
+    "embeddings": False,
+    "scales": False,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class NFT(Purifier):
     """NFT (Karim et al., ECCV 2024): one mask value per neuron, tuned on MixUp data, then folded in."""
 
     name: ClassVar[str] = "nft"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {
-            "steps": 400,
-            "batch_size": 128,
-            "lr": 0.05,
-            "momentum": 0.95,
-            "schedule": "constant",
-            "alpha": 0.8,
-            "rounds": 1,
-            "attenuation": 1.0,
-            "holdout": 0.0,
-            "clip": None,
-            "mask_penalty": 5e-4,
-            "mixup": 1.0,
-            "distil": 0.0,
-            "disturb": False,
-            "embeddings": False,
-            "scales": False,
-        },
-        "authors": {
-            "steps": 1000,
-            "batch_size": 128,
-            "lr": 0.05,
-            "momentum": 0.95,
-            "schedule": "cosine",
-            "alpha": 0.8,
-            "rounds": 1,
-            "attenuation": 1.0,
-            "holdout": 0.0,
-            "clip": None,
-            "site": "norm",
-            "mask_penalty": 1e-3,
-            "mixup": 1.0,
-            "distil": 0.0,
-            "disturb": False,
-            "embeddings": False,
-            "scales": False,
-        },
+        "paper": _PUBLISHED | {"steps": 400, "schedule": "constant", "mask_penalty": 5e-4},
+        "authors": _PUBLISHED | {"steps": 1000, "schedule": "cosine", "mask_penalty": 1e-3, "site": "norm"},
     }
 
     steps: int = option(1200, "optimiser steps of all rounds together")
@@ -107,6 +90,7 @@ class NFT(Purifier):
     schedule: Schedule = option("one-cycle", "learning rate over the run: one-cycle, cosine, step or constant")
     clip: float | None = option(None, "largest norm of the gradient of all masks together")
     site: Literal["weight", "norm"] = option("weight", "masks on weights (BatchNorm frozen) or on BatchNorm's scale")
+    gates: Literal["each", "unit"] = option("each", "recurrent layers: a mask for each gate, or one for a hidden unit")
     mask_schedule: MaskSchedule = option("exponential", "how the masks' lower bound mu(l) falls with depth")
     alpha: float = option(0.0, "alpha of mu(l) = alpha exp(-beta l); 0 for no lower bound but 0")
     beta: float = option(0.5, "beta of mu(l) = alpha exp(-beta l)")
@@ -128,6 +112,8 @@ class NFT(Purifier):
         """Refuse options outside their range."""
         if self.site not in ("weight", "norm"):
             raise BadOption(f"no mask site {self.site!r}. Known: weight, norm.")
+        if self.gates not in ("each", "unit"):
+            raise BadOption(f"no masks for gates {self.gates!r}. Known: each, unit.")
         if self.mask_schedule not in get_args(MaskSchedule):
             raise BadOption(f"no mask schedule {self.mask_schedule!r}. Known: {', '.join(get_args(MaskSchedule))}.")
         if self.depth not in ("absolute", "relative"):
@@ -158,6 +144,7 @@ class NFT(Purifier):
             model,
             probe,
             site=self.site,
+            gates=self.gates,
             floor=floor,
             skip=self.skip.split(),
             embeddings=self.embeddings,

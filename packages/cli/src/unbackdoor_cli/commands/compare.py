@@ -1,0 +1,175 @@
+"""``unbackdoor compare``: methods side by side on victims, over seeds, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unbackdoor_cli import flags
+
+if TYPE_CHECKING:
+    from unbackdoor_bench.cells import Cell
+    from unbackdoor_bench.summary import Row
+
+_WHAT = "What is compared"
+_WHERE = "Where it runs"
+_ORACLE = "Oracle (needs the trigger; no defender can have it)"
+
+
+def compare(
+    victims: Annotated[list[Path], typer.Argument(help="Folders that `unbackdoor attack` made.", show_default=False)],
+    methods: Annotated[
+        str, typer.Option(metavar="A,B", help="Methods, or all. bn-only and ft with MixUp come along.")
+    ] = "all",
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the results; what is done there is not run again.")
+    ] = Path("comparison"),
+    seed: flags.Seed = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Repeat with that many seeds, counted up from --seed.")
+    ] = 1,
+    clean: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Draw N clean samples, the same for every method.", rich_help_panel=_WHAT
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Named options, for the methods that have them.", rich_help_panel=_WHAT),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="K=V",
+            help="METHOD.NAME=VALUE, or NAME=VALUE for all that have it; repeat.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    data_path: flags.DataPath = None,
+    oracle: Annotated[
+        bool,
+        typer.Option(
+            "--oracle", help="Columns of what a choice by ASR on test data would give.", rich_help_panel=_ORACLE
+        ),
+    ] = False,
+    oracle_drop: Annotated[
+        float, typer.Option(min=0, metavar="POINTS", help="Clean score that it may cost.", rich_help_panel=_ORACLE)
+    ] = 10.0,
+    oracle_try: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="K=A,B", help="METHOD.NAME=VALUES: variants that it may choose from.", rich_help_panel=_ORACLE
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="serial, processes, ray or slurm.", rich_help_panel=_WHERE)
+    ] = "serial",
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Cells at a time.", rich_help_panel=_WHERE)] = 2,
+    engine_option: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="Option of the engine; repeat.", rich_help_panel=_WHERE)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of the CPU, for each cell.", rich_help_panel=_WHERE)
+    ] = None,
+    device: flags.Device = "auto",
+    json: flags.Json = False,
+    verbose: flags.Verbose = False,
+) -> None:
+    """Run methods on victims side by side, over seeds.
+
+    Each cell (a method, a victim, a seed) is one JSON file; the same command
+    goes on where it was stopped. Tables and a picture of clean score against
+    attack success rate are made from those files alone.
+
+    Example: unbackdoor compare victims/badnets victims/blend
+    --methods nft,f-fip --seeds 3 --out comparison
+    """
+    from unbackdoor_cli.console import Output
+    from unbackdoor_cli.grids import bars, needed, of_words, shown
+    from unbackdoor_cli.options import pairs
+    from unbackdoor_cli.victims import device_of
+
+    needed()
+    from unbackdoor_bench import Grid, Store, run, summarise
+    from unbackdoor_bench import engine as engine_of
+    from unbackdoor_bench.grid import CONTROLS, expand_methods
+
+    output = Output(as_json=json)
+    names = expand_methods(methods)
+    compared = [*names, *(name for name, _ in CONTROLS)]
+    grid = Grid(
+        victims=victims,
+        methods=names,
+        seeds=range(seed, seed + seeds),
+        preset=preset,
+        options={key: value for key, (value,) in of_words(option, compared, "--option", several=False).items()},
+        trials=of_words(oracle_try, compared, "--oracle-try", several=True),
+        clean=clean,
+        oracle=oracle,
+        oracle_drop=oracle_drop,
+        data_path=None if data_path is None else str(data_path),
+        device=str(device_of(device)),
+        threads=threads,
+    )
+    cells = grid.cells()
+    store = Store(out)
+    chosen = engine_of(engine, workers, out, pairs(engine_option, "--engine-option"))
+    with bars(output, len(cells)) as tell:
+        run(cells, store, chosen, tell)
+    results = store.results(cells)
+    rows = summarise(results)
+    files = _write(out, rows, cells)
+    statuses = [str(content["status"]) for _, content in results]
+    for cell, content in results:
+        if content["status"] != "done":
+            output.note(f"{cell.victim}, {cell.label}, seed {cell.seed} {content['status']}: {content['error']}")
+    payload = {
+        "out": str(out),
+        "cells": {status: statuses.count(status) for status in ("done", "refused", "failed")},
+        "rows": [_payload(row) for row in rows],
+        "files": [str(path) for path in files],
+    }
+    output.result(payload, *shown(rows, output.out.width), "Written: " + ", ".join(map(str, files)))
+    if "failed" in statuses:
+        raise typer.Exit(1)
+
+
+def _write(out: Path, rows: Sequence[Row], cells: Sequence[Cell]) -> list[Path]:
+    from functools import partial
+
+    from unbackdoor.checkpoint import write_atomically
+    from unbackdoor.report import versions
+    from unbackdoor_bench import draw_scatter, to_csv, to_html, to_markdown
+
+    facts = {
+        "victims": ", ".join(dict.fromkeys(cell.victim for cell in cells)),
+        "seeds": ", ".join(map(str, dict.fromkeys(cell.seed for cell in cells if cell.method != "none"))),
+        **versions(),
+    }
+    texts = {
+        "table.md": to_markdown(rows),
+        "table.csv": to_csv(rows),
+        "table.html": to_html(rows, "Methods side by side", "scatter.png", facts),
+    }
+    for name, text in texts.items():
+        write_atomically(out / name, partial(_text, text=text), force=True)
+    write_atomically(out / "scatter.png", partial(_scatter, draw=draw_scatter, rows=rows), force=True)
+    return [out / name for name in (*texts, "scatter.png")]
+
+
+def _text(path: Path, *, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _scatter(path: Path, *, draw: Any, rows: Sequence[Row]) -> None:
+    draw(path, rows)
+
+
+def _payload(row: Row) -> Mapping[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(row)

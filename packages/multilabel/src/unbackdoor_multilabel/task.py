@@ -1,0 +1,120 @@
+"""Multi-label images: pixels in, for every class whether the image shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from unbackdoor.errors import BadOption
+from unbackdoor.pixels import PixelTask
+from unbackdoor.task import Batch, Meter
+from unbackdoor.tree import Tree
+from unbackdoor_multilabel.meters import MeanAveragePrecision, MicroF1, PerClassF1
+from unbackdoor_multilabel.rows import check_rows, hard_rows, rarest_class, shares
+
+__all__ = ["MultilabelTask"]
+
+_CREDITS = ("exact", "f1")
+
+
+@dataclass(frozen=True)
+class MultilabelTask(PixelTask):
+    """What a purifier must know of a multi-label classifier.
+
+    Inputs are images of shape ``(batch, channels, height, width)``, ``uint8`` in 0..255 or floats in [0, 1]; outputs
+    are logits ``z`` of shape ``(batch, classes)``, and class ``k`` is there with probability ``sigmoid(z_k)``. Targets
+    are rows of zeros and ones, int64 of shape ``(batch, classes)``; they may also be probabilities of that shape, or
+    the triple ``(a, b, lambda)`` that MixUp makes of two rows. Options beside the following are those of
+    `unbackdoor.pixels.PixelTask`.
+
+    Attributes:
+        credit: What `correct` says of an answer: ``"exact"``, all classes right (bool), or ``"f1"``, the F1 score of
+            its row in [0, 1] (1 where both rows are empty). A class is answered where its probability is above 1/2.
+    """
+
+    name: ClassVar[str] = "multilabel"
+
+    credit: str = "exact"
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        super().__post_init__()
+        if self.credit not in _CREDITS:
+            raise BadOption(f"credit is {self.credit!r}; it must be one of {', '.join(_CREDITS)}.")
+
+    def log_likelihood(self, outputs: Tree, targets: Tree) -> Tensor:
+        """``sum_k t_k log sigmoid(z_k) + (1 - t_k) log sigmoid(-z_k)``: a sum of Bernoulli terms.
+
+        For the triple ``(a, b, lambda)`` the shares ``t`` are ``lambda a + (1 - lambda) b``, which is the same as
+        ``lambda l_a + (1 - lambda) l_b``: minus the loss of Eq. (4) of NFT.
+
+        Args:
+            outputs: Logits of shape ``(batch, classes)``; half precision is raised to float32.
+            targets: One of the three forms.
+
+        Returns:
+            Float of shape ``(batch,)``, in nats.
+        """
+        logits = _at_least_single(outputs)
+        there = shares(targets, logits.dtype)
+        terms: Tensor = there * logsigmoid(logits) + (1 - there) * logsigmoid(-logits)
+        return terms.sum(1)
+
+    def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
+        """How much the answers contradict the labels in each class: float of shape ``(classes,)``.
+
+        The mean over the samples of the probability of a class that no label of the sample names, and of one minus the
+        probability of a class that its labels name with a share of 1: a backdoor may make a class appear or vanish.
+        """
+        likely = _at_least_single(outputs).sigmoid()
+        there = shares(targets, likely.dtype)
+        against = torch.where(there == 0, likely, torch.where(there == 1, 1 - likely, torch.zeros_like(likely)))
+        return against.mean(dim=0)
+
+    def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> Tensor:
+        """Probabilities ``(batch, classes)``: the labels' share for suspects, the sigmoid for all others."""
+        likely = _at_least_single(reference).sigmoid()
+        return torch.where(suspects, shares(targets, likely.dtype), likely)
+
+    def meters(self) -> Mapping[str, Meter]:
+        """Mean average precision (the headline), per-class F1 (CF1) and overall F1 (OF1)."""
+        return {"map": MeanAveragePrecision(), "cf1": PerClassF1(), "of1": MicroF1()}
+
+    def correct(self, outputs: Tree, targets: Tree) -> Tensor:
+        """How right each answer is, ``(batch,)``: see ``credit``."""
+        said, true = outputs > 0, hard_rows(targets).bool()
+        if self.credit == "exact":
+            exact: Tensor = (said == true).all(1)
+            return exact
+        both, total = (said & true).sum(1), said.sum(1) + true.sum(1)
+        return torch.where(total > 0, 2 * both / total.clamp(min=1), torch.ones_like(total, dtype=torch.float32))
+
+    def perfect(self, targets: Tree, num_classes: int) -> Tensor:
+        """Logits of a model that is sure of exactly the classes whose target is 1."""
+        return torch.where(targets == 1, 10.0, -10.0)
+
+    def inspect(self, clean: Batch, outputs: Tree) -> list[str]:
+        """Refuse label rows that do not fit the model; tell of classes without an image and of odd pixels.
+
+        Raises:
+            BadData: See `unbackdoor_multilabel.rows.check_rows`.
+        """
+        return [*check_rows(clean.targets, outputs), *super().inspect(clean, outputs)]
+
+    def samples_per_class(self, targets: Tree) -> float:
+        """Number of labels divided by the number of classes that occur."""
+        counts = hard_rows(targets).sum(0)
+        return float(counts.sum()) / max(int((counts > 0).sum()), 1) or 1.0
+
+    def strata(self, targets: Tree) -> Tensor:
+        """The rarest class of each image; the number of classes for an image without any."""
+        return rarest_class(targets)
+
+
+def _at_least_single(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

@@ -1,0 +1,35 @@
+"""Classification of point clouds for `unbackdoor`: `KIT` is what the command line and the benchmark find."""
+
+from __future__ import annotations
+
+from unbackdoor.attack import Attack
+from unbackdoor.kit import Demo, TaskKit
+from unbackdoor.registry import classes_in
+from unbackdoor_pointcloud import attacks
+from unbackdoor_pointcloud.data import LOADERS, load_clean
+from unbackdoor_pointcloud.models import MODELS, build
+from unbackdoor_pointcloud.picture import draw_picture, draw_preview
+from unbackdoor_pointcloud.task import PointTask
+from unbackdoor_pointcloud.train import train
+
+__all__ = ["KIT", "PointTask", "build", "load_clean", "train"]
+__version__ = "0.1.0"
+
+KIT = TaskKit(
+    task=PointTask,
+    build=build,
+    models=MODELS,
+    attacks=classes_in(attacks, Attack),
+    data=LOADERS,
+    load_clean=load_clean,
+    train=train,
+    demo=Demo(
+        data="shapes",
+        model="pointnet2_small",
+        attack="pointpba-i",
+        model_options={"width": 0.5},
+        train_options={"epochs": 12},
+    ),
+    picture=draw_picture,
+    preview=draw_preview,
+)

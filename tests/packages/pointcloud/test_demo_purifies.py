@@ -1,0 +1,34 @@
+"""The promise of the demo: NFT and f-FIP purify its victims, fine-tuning and BatchNorm alone do not."""
+
+from __future__ import annotations
+
+from statistics import mean
+
+import pytest
+
+import unbackdoor
+from unbackdoor.registry import kit
+from unbackdoor.scene import Plan
+
+SEEDS = range(3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["nft", "f-fip"])
+def test_demo_victims_are_purified(method: str) -> None:
+    package = kit("pointcloud")
+    plan = Plan.of_demo(package)
+    rates, drops = [], []
+    for seed in SEEDS:
+        data = plan.read(package, seed=seed)
+        attack = plan.make_attack(package, data)
+        model, task = plan.train(package, data, attack, seed=seed)
+        before = unbackdoor.evaluate(model, data.test, task, attack)
+        assert before["asr"] >= attack.health.asr
+        assert before["accuracy"] >= attack.health.clean
+        purified, _ = unbackdoor.purify(model, data.clean, task=task, method=method, seed=seed)
+        after = unbackdoor.evaluate(purified, data.test, task, attack)
+        rates.append(after["asr"])
+        drops.append(before["accuracy"] - after["accuracy"])
+    assert mean(rates) <= 20
+    assert mean(drops) <= 4
