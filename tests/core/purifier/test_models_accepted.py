@@ -266,17 +266,41 @@ def test_purify_respects_frozen_weights(clean, name, quick, told):
     assert bool(moved) == (changes_weights and not told(report))
 
 
-def test_tsbd_refuses_a_model_whose_hidden_layers_are_frozen_and_takes_a_frozen_classifier(clean, mlp):
-    """It zeroes weights of hidden neurons; that the classifier is frozen or tied is nothing to it."""
+class TiedHead(nn.Module):
+    """The last layer has the weight of the one before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.entry, self.hidden, self.head = nn.Linear(6, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+        self.head.weight = self.hidden.weight
+
+    def forward(self, x):
+        return self.head(self.hidden(self.entry(x).tanh()).tanh())
+
+
+@pytest.mark.parametrize("how", ["frozen", "tied"])
+@pytest.mark.parametrize("name", method_names())
+def test_only_methods_that_make_the_classifier_anew_refuse_one_that_is_frozen_or_tied(clean, name, how, mlp, quick):
+    model = mlp() if how == "frozen" else TiedHead()
+    if how == "frozen":
+        model[4].requires_grad_(False)
+    if "classifier" in method(name).needs:
+        with pytest.raises(UnsupportedModel, match="requires_grad=False" if how == "frozen" else "tied"):
+            unbackdoor.purify(model, clean, task=TASK, method=name, **quick(name))
+        return
+    purified, _ = unbackdoor.purify(model, clean, task=TASK, method=name, **quick(name))
+    if how == "frozen":
+        assert torch.equal(purified[4].weight, model[4].weight)
+    else:
+        assert purified.head.weight is purified.hidden.weight
+
+
+def test_tsbd_refuses_a_model_whose_hidden_layers_are_frozen(clean, mlp):
+    """It zeroes weights of hidden neurons."""
     model = mlp()
     model[0].requires_grad_(False)
     with pytest.raises(NothingTrainable, match="requires_grad=True before its classifier"):
         unbackdoor.purify(model, clean, task=TASK, method="tsbd", **QUICK)
-    model = mlp()
-    model[4].requires_grad_(False)
-    purified, _ = unbackdoor.purify(model, clean, task=TASK, method="tsbd", **QUICK)
-    assert torch.equal(purified[4].weight, model[4].weight)
-    assert not torch.equal(purified[0].weight, model[0].weight)
 
 
 class TiedFloats(nn.Module):
