@@ -73,6 +73,11 @@ def test_depths_exist_on_every_architecture():
         assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_hidden_vectors_as_wide_as_the_answer_are_features_all_the_same():
+    model = nn.Sequential(nn.Linear(6, 3), nn.Tanh(), nn.Linear(3, 3), nn.Softmax(1))
+    assert [d.module for d in depths(model, partial(model, torch.rand(2, 6)), 1)] == ["1"]
+
+
 def test_depths_refuse_models_without_features_and_no_depth():
     with pytest.raises(UnsupportedModel, match="no module inside Linear"):
         depths(nn.Linear(2, 2), partial(nn.Linear(2, 2), torch.rand(2, 2)), 1)

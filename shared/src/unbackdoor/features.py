@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unbackdoor.errors import BadOption, UnsupportedModel
 from unbackdoor.tree import leaves
 
-__all__ = ["Depth", "attention", "classifier", "depths", "recorded"]
+__all__ = ["Depth", "attention", "classifier", "depths", "last_layer", "recorded"]
 
 _CHANNELS_FIRST = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
@@ -59,8 +59,8 @@ def depths(model: nn.Module, probe: Callable[[], Any], count: int) -> list[Depth
     chain = maps or [depth for depth in found if len(depth.shape) == 1]
     if not chain:
         raise UnsupportedModel(
-            f"no module inside {type(model).__name__} gives a float tensor with the batch in dimension 0, so there are "
-            "no features to compare; use another method."
+            f"no module inside {type(model).__name__} before its last layer gives a float tensor with the batch in "
+            "dimension 0, so there are no features to compare; use another method."
         )
     ends = [
         depth
@@ -94,6 +94,31 @@ def attention(features: Tensor, channels: int, power: float = 2.0) -> Tensor:
 
 
 def classifier(model: nn.Module, probe: Callable[[], Any]) -> tuple[str, nn.Module]:
+    """The `last_layer`, if it can be made anew.
+
+    Args:
+        model: In eval mode.
+        probe: Runs it once.
+
+    Raises:
+        UnsupportedModel: There is none, it is frozen, or its weight is tied to that of another layer.
+    """
+    name, layer = last_layer(model, probe)
+    kind = type(model).__name__
+    weight = _matrix(layer)
+    assert weight is not None
+    names = [n for n, p in model.named_parameters(remove_duplicate=False) if p is weight]
+    if len(names) > 1:
+        raise UnsupportedModel(
+            f"the weight of {kind}'s last layer is tied ({', '.join(names)}), so it cannot be made anew without "
+            "destroying the other; untie them first, or use a method that has no need of it, such as nft or ft-sam."
+        )
+    if not weight.requires_grad:
+        raise UnsupportedModel(f"{name}.weight, {kind}'s last layer, has requires_grad=False; set it to True.")
+    return name, layer
+
+
+def last_layer(model: nn.Module, probe: Callable[[], Any]) -> tuple[str, nn.Module]:
     """Name and layer of the last weight matrix in the order of execution: what turns features into answers.
 
     Args:
@@ -101,7 +126,7 @@ def classifier(model: nn.Module, probe: Callable[[], Any]) -> tuple[str, nn.Modu
         probe: Runs it once.
 
     Raises:
-        UnsupportedModel: No such layer is reached, it is frozen, or its weight is tied to that of another layer.
+        UnsupportedModel: No layer with a weight matrix is reached.
     """
     last: list[tuple[str, nn.Module]] = []
 
@@ -122,21 +147,9 @@ def classifier(model: nn.Module, probe: Callable[[], Any]) -> tuple[str, nn.Modu
     finally:
         for hook in hooks:
             hook.remove()
-    kind = type(model).__name__
     if not last:
-        raise UnsupportedModel(f"{kind} has no layer with a weight matrix that a forward pass reaches.")
-    name, layer = last[0]
-    weight = _matrix(layer)
-    assert weight is not None
-    names = [n for n, p in model.named_parameters(remove_duplicate=False) if p is weight]
-    if len(names) > 1:
-        raise UnsupportedModel(
-            f"the weight of {kind}'s last layer is tied ({', '.join(names)}), so it cannot be made anew without "
-            "destroying the other; untie them first, or use a method that has no need of it, such as nft or ft-sam."
-        )
-    if not weight.requires_grad:
-        raise UnsupportedModel(f"{name}.weight, {kind}'s last layer, has requires_grad=False; set it to True.")
-    return name, layer
+        raise UnsupportedModel(f"{type(model).__name__} has no layer with a weight matrix that a forward pass reaches.")
+    return last[0]
 
 
 def _matrix(module: nn.Module) -> nn.Parameter | None:
@@ -209,6 +222,13 @@ def _outputs(model: nn.Module, probe: Callable[[], Any]) -> list[Depth]:
             hook.remove()
     final = tuple(outputs[0].shape[1:]) if outputs else ()
     found = list(met.values())
-    while found and found[-1].shape == final:  # the classifier's own output, and softmax or dropout behind it
-        found.pop()
+    hidden = list(found)
+    while hidden and hidden[-1].shape == final:  # the classifier's own output, and softmax or dropout behind it
+        hidden.pop()
+    if hidden:
+        return hidden
+    while found:  # every layer has as many units as there are classes: drop the last one with weights of its own
+        last = model.get_submodule(found.pop().module)
+        if any(True for _ in last.parameters(recurse=False)):
+            break
     return found

@@ -89,7 +89,8 @@ class Purifier(Configured, ABC):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     needs: ClassVar[tuple[str, ...]] = ("classes",)
     """Capabilities: ``"classes"`` where it tunes on labels, of which there must be several; ``"perturbable"`` where it
-    searches in input space, so that `Task.perturbable` must give floats."""
+    searches in input space, so that `Task.perturbable` must give floats; ``"classifier"`` where it makes the last layer
+    anew, which must then be trainable and tied to no other."""
     discrete: ClassVar[bool] = False
     """Whether the result is one of few (which neurons are pruned), so that two seeds may give the same weights."""
 

@@ -160,3 +160,18 @@ def test_the_budget_chooses_the_threshold_and_the_report_says_what_it_cost():
 def test_options_outside_their_range_are_refused(options):
     with pytest.raises(BadOption):
         CLP(**options)
+
+
+def test_interruption_after_pruning_brings_every_channel_back():
+    """The watcher is told once, when channels are silent; the control is that they were."""
+    model, batch, silent = built(), images(), []
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def watch(progress):
+        silent.append((progress.step, progress.steps, bool((progress.model.conv1.weight[2] == 0).all())))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        CLP(u=3.0).purify(model, batch, TASK, watch=watch)
+    assert silent == [(1, 1, True)]
+    assert_close(model.state_dict(), before, rtol=0, atol=0)

@@ -20,9 +20,10 @@ from unbackdoor.methods.nad import NAD
 from unbackdoor.methods.nad.nad import Distillation, distance
 from unbackdoor.methods.sam import SAM
 from unbackdoor.methods.tsbd import TSBD
-from unbackdoor.methods.tsbd.tsbd import matrices, neuron_changes, zero_masks
+from unbackdoor.methods.tsbd.tsbd import neuron_changes, zero_masks
 from unbackdoor.purifier import Run
 from unbackdoor.reparam import FullWeights
+from unbackdoor.reparam.matrices import matrices
 from unbackdoor.testing import ClassificationTask, tiny_models
 
 TASK = ClassificationTask()
@@ -140,7 +141,7 @@ def test_unlearning_leaves_the_weights_as_given(trained):
     run = Run(torch.Generator().manual_seed(0), torch.device("cpu"), model)
     sites = matrices(model, model[3].weight)
     changes = TSBD(unlearn_steps=200, unlearn_lr=0.5)._changes(
-        model, sites, list(model.parameters()), CleanSet(batch), TASK, run
+        model, sites, FullWeights(model), CleanSet(batch), TASK, run
     )
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert float(neuron_changes(changes).min()) >= 0

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from unbackdoor.purifier import Purifier
+from unbackdoor.registry import method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,23 @@ def made(seed=0):
 def mlp():
     """``mlp(seed=0)``: a network for 6 features and 3 classes, in train mode."""
     return made
+
+
+@pytest.fixture
+def quick():
+    """``quick(name, **wanted)``: few steps and small batches, as far as the method has such options."""
+
+    def options(name, **wanted):
+        known = method(name).__dataclass_fields__
+        return {key: value for key, value in ({"steps": 2, "batch_size": 4} | wanted).items() if key in known}
+
+    return options
+
+
+@pytest.fixture
+def told():
+    """``told(report)``: whether a method that prunes says that it left the model as it was."""
+    return lambda report: any("nothing was pruned" in text for text in report.notices)
 
 
 @pytest.fixture

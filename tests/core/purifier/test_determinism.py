@@ -11,7 +11,7 @@ import unbackdoor
 from unbackdoor.methods.bn_only import BNOnly
 from unbackdoor.methods.ft import FT
 from unbackdoor.methods.nft import NFT
-from unbackdoor.registry import method_names
+from unbackdoor.registry import method, method_names
 from unbackdoor.report import weight_hash
 from unbackdoor.testing import ClassificationTask
 
@@ -22,20 +22,36 @@ QUICK = {"steps": 2, "batch_size": 4}
 
 
 @pytest.mark.parametrize("name", method_names())
-def test_purify_is_the_same_for_one_seed_and_reports_hashes(clean, name, mlp, state_of):
-    first, one = unbackdoor.purify(mlp(), clean, task=TASK, method=name, seed=3, **QUICK)
+def test_purify_is_the_same_for_one_seed_and_reports_hashes(clean, name, mlp, state_of, quick):
+    first, one = unbackdoor.purify(mlp(), clean, task=TASK, method=name, seed=3, **quick(name))
     torch.rand(5)
-    second, two = unbackdoor.purify(mlp(), clean, task=TASK, method=name, seed=3, **QUICK)
+    second, two = unbackdoor.purify(mlp(), clean, task=TASK, method=name, seed=3, **quick(name))
     assert_close(state_of(first), state_of(second), rtol=0, atol=0)
     assert one.hash_after == two.hash_after == weight_hash(first)
     assert one.seed == 3
 
 
-@pytest.mark.parametrize("name", sorted(set(method_names()) - {"bn-only", "ft"}))
-def test_purify_leaves_buffers_bit_identical_with_dropout_and_batchnorm(clean, name, mlp):
-    purified, _ = unbackdoor.purify(mlp().train(), clean, task=TASK, method=name, steps=5, batch_size=4)
-    given = dict(mlp().named_buffers())
-    assert_close(dict(purified.named_buffers()), given, rtol=0, atol=0)
+@pytest.mark.parametrize("name", method_names())
+def test_purify_leaves_buffers_bit_identical_unless_the_method_says_so(clean, name, mlp, quick):
+    """The network has dropout and BatchNorm; a buffer that is no statistic stays in any case."""
+    model = mlp().train()
+    model.register_buffer("table", torch.rand(3))
+    purified, _ = unbackdoor.purify(model, clean, task=TASK, method=name, **quick(name, steps=5))
+    found, given = dict(purified.named_buffers()), dict(model.named_buffers())
+    if method(name)().updates_buffers:
+        assert torch.equal(found.pop("table"), given["table"])
+        assert not torch.equal(found["1.running_mean"], given["1.running_mean"])
+    else:
+        assert_close(found, given, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", ["update", "frozen"])
+@pytest.mark.parametrize("name", [name for name in method_names() if "bn" in method(name).__dataclass_fields__])
+def test_option_bn_decides_whether_statistics_move(clean, name, mode, mlp, quick):
+    purifier = method(name)(bn=mode, **quick(name, site="norm"))
+    purified, _ = unbackdoor.purify(mlp(), clean, task=TASK, method=purifier)
+    assert purifier.updates_buffers == (mode == "update")
+    assert torch.equal(purified[1].running_mean, mlp()[1].running_mean) == (mode == "frozen")
 
 
 def test_purify_updates_buffers_only_where_the_method_says_so(clean, mlp):

@@ -47,10 +47,10 @@ def interrupt(progress):
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("name", method_names())
-def test_interrupted_purification_leaves_the_model_as_it_was(clean, name, dtype, training, mlp, state_of):
+def test_interrupted_purification_leaves_the_model_as_it_was(clean, name, dtype, training, mlp, state_of, quick):
     model = mlp().to(dtype).train(training)
     before, classes = state_of(model), [type(m) for m in model.modules()]
-    purifier = method(name)(steps=40, batch_size=4)
+    purifier = method(name)(**quick(name, steps=40))
     with pytest.raises(KeyboardInterrupt):
         purifier.purify(model, clean, TASK, watch=interrupt)
     assert_close(state_of(model), before, rtol=0, atol=0)

@@ -13,9 +13,12 @@ from torch.testing import assert_close
 import unbackdoor
 from unbackdoor.errors import (
     BadData,
+    NothingTrainable,
+    UnsupportedModel,
+    UnsupportedTask,
 )
 from unbackdoor.methods.nft import NFT
-from unbackdoor.registry import method_names
+from unbackdoor.registry import method, method_names
 from unbackdoor.report import weight_hash
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask, tiny_models
@@ -28,9 +31,9 @@ QUICK = {"steps": 2, "batch_size": 4}
 
 @pytest.mark.parametrize("name", method_names())
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_purify_gives_a_model_back_in_its_own_precision(clean, name, dtype, mlp):
+def test_purify_gives_a_model_back_in_its_own_precision(clean, name, dtype, mlp, quick):
     model = mlp().to(dtype)
-    purified, report = unbackdoor.purify(model, clean, task=TASK, method=name, **QUICK)
+    purified, report = unbackdoor.purify(model, clean, task=TASK, method=name, **quick(name))
     assert {v.dtype for v in purified.state_dict().values()} == {dtype, torch.int64}
     assert report.hash_before == weight_hash(model)
     assert bool(torch.isfinite(purified[0].weight).all())
@@ -145,20 +148,57 @@ class Answers(nn.Module):
 
     def __init__(self, form):
         super().__init__()
-        self.layer, self.form = nn.Linear(6, 3), form
+        self.hidden, self.layer, self.form = nn.Linear(6, 8), nn.Linear(8, 3), form
 
     def forward(self, x, other=None):
-        logits = self.layer(x if other is None else x + other)
-        return {"tuple": (logits, x), "dict": {"logits": logits, "hidden": x}}.get(self.form, logits)
+        hidden = self.hidden(x if other is None else x + other).tanh()
+        logits = self.layer(hidden)
+        return {"tuple": (logits, x), "dict": {"logits": logits, "hidden": hidden}}.get(self.form, logits)
+
+
+class FirstInput(ClassificationTask):
+    """Says which of several inputs may be perturbed."""
+
+    def perturbable(self, inputs):
+        return inputs[0]
 
 
 @pytest.mark.parametrize("form", ["tuple", "dict", "two inputs"])
 @pytest.mark.parametrize("name", method_names())
-def test_purify_takes_other_outputs_and_several_inputs_through_the_task(clean, form, name):
-    model, samples = Answers(form), clean.samples
+def test_purify_takes_other_outputs_and_several_inputs_through_the_task(clean, form, name, quick, told):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, samples, task = Answers(form), clean.samples, TASK
     if form == "two inputs":
         samples = Batch((samples.inputs, samples.inputs * 2), samples.targets)
-    unbackdoor.purify(model, samples, task=TASK, method=name, **QUICK)
+        if "perturbable" in method(name).needs:
+            with pytest.raises(UnsupportedTask, match=f"the method '{name}' searches in input space"):
+                unbackdoor.purify(model, samples, task=TASK, method=name, **quick(name))
+            task = FirstInput()
+    purified, report = unbackdoor.purify(model, samples, task=task, method=name, **quick(name))
+    same = all(torch.equal(a, b) for a, b in zip(model.parameters(), purified.parameters(), strict=True))
+    assert same == (told(report) or any("no BatchNorm" in text for text in report.notices))
+
+
+REFUSALS = {
+    "nad": (UnsupportedModel, "no features to compare"),
+    "tsbd": (NothingTrainable, "no layer with neurons.*before its classifier"),
+}
+"""Methods about hidden layers; all others purify a network of one layer too."""
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_network_of_one_layer_is_purified_or_refused_by_name(clean, name, state_of, quick):
+    model = nn.Linear(6, 3)
+    before = state_of(model)
+    if name in REFUSALS:
+        error, message = REFUSALS[name]
+        with pytest.raises(error, match=message):
+            unbackdoor.purify(model, clean, task=TASK, method=name, **quick(name))
+        assert_close(state_of(model), before, rtol=0, atol=0)
+    else:
+        purified, _ = unbackdoor.purify(model, clean, task=TASK, method=name, **quick(name))
+        assert bool(torch.isfinite(purified.weight).all())
 
 
 def test_purify_says_what_a_wrong_output_is(clean):
@@ -177,9 +217,9 @@ def test_purify_refuses_labels_that_the_task_refuses(clean, mlp):
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("name", method_names())
-def test_purify_runs_on_one_shot_sets_with_larger_batches(name, count, mlp):
+def test_purify_runs_on_one_shot_sets_with_larger_batches(name, count, mlp, quick):
     batch = Batch(torch.rand(count, 6), torch.arange(count) % 3)
-    purified, _ = unbackdoor.purify(mlp(), batch, task=TASK, method=name, steps=2, batch_size=16)
+    purified, _ = unbackdoor.purify(mlp(), batch, task=TASK, method=name, **quick(name, batch_size=16))
     assert all(bool(torch.isfinite(v).all()) for v in purified.state_dict().values())
 
 
@@ -197,27 +237,100 @@ def test_purify_of_an_empty_loader_is_refused(mlp):
         unbackdoor.purify(mlp(), iter([]), task=TASK)
 
 
+class Frozen(nn.Module):
+    """Two hidden layers, each with BatchNorm; the first one is frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU()).requires_grad_(False)
+        self.second = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU())
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x)))
+
+
 @pytest.mark.parametrize("name", method_names())
-def test_purify_respects_frozen_weights(clean, name, mlp):
+def test_purify_respects_frozen_weights(clean, name, quick, told):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Frozen()
+    purified, report = unbackdoor.purify(model, clean, task=TASK, method=name, **quick(name))
+    moved = []
+    for (key, given), found in zip(model.named_parameters(), purified.parameters(), strict=True):
+        assert found.requires_grad == given.requires_grad
+        if not torch.equal(found, given):
+            assert given.requires_grad, f"{key} was frozen"
+            moved.append(key)
+    changes_weights = report.trainable > 0 or method(name).discrete
+    assert bool(moved) == (changes_weights and not told(report))
+
+
+class TiedHead(nn.Module):
+    """The last layer has the weight of the one before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.entry, self.hidden, self.head = nn.Linear(6, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+        self.head.weight = self.hidden.weight
+
+    def forward(self, x):
+        return self.head(self.hidden(self.entry(x).tanh()).tanh())
+
+
+@pytest.mark.parametrize("how", ["frozen", "tied"])
+@pytest.mark.parametrize("name", method_names())
+def test_only_methods_that_make_the_classifier_anew_refuse_one_that_is_frozen_or_tied(clean, name, how, mlp, quick):
+    model = mlp() if how == "frozen" else TiedHead()
+    if how == "frozen":
+        model[4].requires_grad_(False)
+    if "classifier" in method(name).needs:
+        with pytest.raises(UnsupportedModel, match="requires_grad=False" if how == "frozen" else "tied"):
+            unbackdoor.purify(model, clean, task=TASK, method=name, **quick(name))
+        return
+    purified, _ = unbackdoor.purify(model, clean, task=TASK, method=name, **quick(name))
+    if how == "frozen":
+        assert torch.equal(purified[4].weight, model[4].weight)
+    else:
+        assert purified.head.weight is purified.hidden.weight
+
+
+def test_tsbd_refuses_a_model_whose_hidden_layers_are_frozen(clean, mlp):
+    """It zeroes weights of hidden neurons."""
     model = mlp()
     model[0].requires_grad_(False)
-    purified, _ = unbackdoor.purify(model, clean, task=TASK, method=name, **QUICK)
-    assert torch.equal(purified[0].weight, model[0].weight)
-    assert not purified[0].weight.requires_grad
-    assert purified[4].weight.requires_grad
-    if name != "bn-only":
-        assert not torch.equal(purified[4].weight, model[4].weight)
+    with pytest.raises(NothingTrainable, match="requires_grad=True before its classifier"):
+        unbackdoor.purify(model, clean, task=TASK, method="tsbd", **QUICK)
 
 
+class TiedFloats(nn.Module):
+    """Two hidden layers with one weight; takes floats."""
+
+    def __init__(self):
+        super().__init__()
+        self.entry, self.first, self.second = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 5)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(self.entry(x).tanh()).tanh()).tanh())
+
+
+@pytest.mark.parametrize("inputs", ["tokens", "floats"])
 @pytest.mark.parametrize("name", method_names())
-def test_purify_keeps_ties_and_user_state(name):
+def test_purify_keeps_ties_and_user_state(clean, name, inputs, quick):
     tiny = tiny_models()["tied"]
-    model = tiny.build()
+    model, samples = (tiny.build(), tiny.batch()) if inputs == "tokens" else (TiedFloats(), clean.samples)
     model.note = {"epoch": 3}
     calls = []
     model.register_forward_hook(lambda module, args, out: calls.append(1))
-    purified, _ = unbackdoor.purify(model, tiny.batch(), task=TASK, method=name, **QUICK)
-    assert purified.unembed.weight.data_ptr() == purified.embed.weight.data_ptr()
+    if inputs == "tokens" and "perturbable" in method(name).needs:
+        with pytest.raises(UnsupportedTask, match=f"the method '{name}' searches in input space"):
+            unbackdoor.purify(model, samples, task=TASK, method=name, **quick(name))
+        return
+    purified, _ = unbackdoor.purify(model, samples, task=TASK, method=name, **quick(name))
+    if inputs == "tokens":
+        assert purified.unembed.weight.data_ptr() == purified.embed.weight.data_ptr()
     assert purified.second.weight is purified.first.weight
     assert purified.note == {"epoch": 3}
     assert len(purified._forward_hooks) == 1

@@ -112,6 +112,7 @@ class CLP(Purifier):
         pruned = 0 if u is None else channels.prune_(u)
         if u is None:
             channels.prune_(float("inf"))
+        run.record(1, 1, "silencing channels", pruned=float(pruned))
         total = sum(len(score) for score in channels.scores.values())
         run.notice(
             f"pruned {pruned} of {total} channels, those more than {u:g} standard deviations above the mean."

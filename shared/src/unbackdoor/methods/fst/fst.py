@@ -58,6 +58,7 @@ class FST(Purifier):
     """FST (Min et al., NeurIPS 2023): fine-tune from a new classifier that is kept away from the given one."""
 
     name: ClassVar[str] = "fst"
+    needs: ClassVar[tuple[str, ...]] = ("classes", "classifier")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "steps": 80,

@@ -15,35 +15,15 @@ from unbackdoor.budget import CleanBudget, last_within, right_answers
 from unbackdoor.curvature.sharpness import SharpnessAware
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption, NothingTrainable
-from unbackdoor.features import classifier
+from unbackdoor.features import last_layer
 from unbackdoor.finetune import finetune
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.reparam import FullWeights
-from unbackdoor.reparam.layout import Layout, layouts_of
+from unbackdoor.reparam.matrices import Matrix, matrices
 from unbackdoor.schedule import Schedule
 from unbackdoor.task import Batch, Task
 
-__all__ = ["TSBD", "Matrix", "matrices", "neuron_changes", "zero_masks"]
-
-
-@dataclass(frozen=True, eq=False)
-class Matrix:
-    """A weight whose rows are neurons."""
-
-    name: str
-    weight: nn.Parameter
-    layout: Layout
-
-
-def matrices(model: nn.Module, without: Tensor | None = None) -> list[Matrix]:
-    """Every trainable weight with neurons, each once, but for ``without`` (the classifier's)."""
-    found: dict[int, Matrix] = {}
-    for prefix, module in model.named_modules():
-        for layout in layouts_of(module):
-            weight = module.get_parameter(layout.name)
-            if weight.requires_grad and weight is not without:
-                found.setdefault(id(weight), Matrix(f"{prefix}.{layout.name}".lstrip("."), weight, layout))
-    return list(found.values())
+__all__ = ["TSBD", "neuron_changes", "zero_masks"]
 
 
 def neuron_changes(changes: list[Tensor]) -> Tensor:
@@ -133,23 +113,25 @@ class TSBD(Purifier):
             )
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        _, head = classifier(model, partial(task.forward, model, clean.samples[slice(0, 2)].inputs))
+        _, head = last_layer(model, partial(task.forward, model, clean.samples[slice(0, 2)].inputs))
         sites = matrices(model, head.get_parameter("weight"))
         if not sites:
             raise NothingTrainable(
-                f"{type(model).__name__} has no layer with neurons before its classifier; use a method for all weights."
+                f"{type(model).__name__} has no layer with neurons and requires_grad=True before its classifier; use a "
+                "method for all weights, such as ft-sam."
             )
         weights = FullWeights(model)
         tuned = list(weights.parameters().values())
         given = [value.detach().clone() for value in tuned]
         budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop) if self.rounds > 1 else None
-        changes = self._changes(model, sites, tuned, clean, task, run)
+        changes = self._changes(model, sites, weights, clean, task, run)
         objective = SharpnessAware(model, weights, task, run, self.radius, mixup=self.mixup, share=self.share)
 
         def advance(turn: int) -> None:
-            _restore(tuned, given)
             masks = zero_masks(changes, self.neurons * turn / self.rounds, self.weights)
             with torch.no_grad():
+                for value, kept in zip(tuned, given, strict=True):
+                    value.copy_(kept)
                 for site, mask in zip(sites, masks, strict=True):
                     matrix = site.layout.to_matrix(site.weight).masked_fill(mask, 0.0)
                     site.weight.copy_(site.layout.from_matrix(matrix, site.weight))
@@ -174,10 +156,9 @@ class TSBD(Purifier):
             last_within(self.rounds, advance, weights.parameters, budget, model)
 
     def _changes(
-        self, model: nn.Module, sites: list[Matrix], tuned: list[Tensor], clean: CleanSet, task: Task, run: Run
+        self, model: nn.Module, sites: list[Matrix], weights: FullWeights, clean: CleanSet, task: Task, run: Run
     ) -> list[Tensor]:
         """``|w' - w|`` of every matrix after the unlearning of clean samples; the weights are as given again."""
-        given = [value.detach().clone() for value in tuned]
         before = [site.layout.to_matrix(site.weight).detach().clone() for site in sites]
         goal = self.unlearned * float(right_answers(model, clean, task).double().mean())
         classes = task.strata(clean.samples.targets)
@@ -193,31 +174,23 @@ class TSBD(Purifier):
             return float(right_answers(model, clean, task).double().mean()) > goal
 
         each, done = min(10, self.unlearn_steps), 0
-        while done < self.unlearn_steps and known():
-            finetune(
-                tuned,
-                objective,
-                clean,
-                run,
-                steps=min(each, self.unlearn_steps - done),
-                batch_size=self.batch_size,
-                lr=self.unlearn_lr,
-                momentum=self.momentum,
-                schedule="constant",
-                clip=1.0,
-                message="unlearning clean samples",
-            )
-            done += each
-        if known():
-            run.notice(f"clean samples were not unlearned within {self.unlearn_steps} steps; raise unlearn_lr.")
-        changes = [
-            (site.layout.to_matrix(site.weight).detach() - old).abs() for site, old in zip(sites, before, strict=True)
-        ]
-        _restore(tuned, given)
-        return changes
-
-
-@torch.no_grad()
-def _restore(tuned: list[Tensor], values: list[Tensor]) -> None:
-    for value, kept in zip(tuned, values, strict=True):
-        value.copy_(kept)
+        with weights:  # on leaving, the given weights come back
+            while done < self.unlearn_steps and known():
+                finetune(
+                    list(weights.parameters().values()),
+                    objective,
+                    clean,
+                    run,
+                    steps=min(each, self.unlearn_steps - done),
+                    batch_size=self.batch_size,
+                    lr=self.unlearn_lr,
+                    momentum=self.momentum,
+                    schedule="constant",
+                    clip=1.0,
+                    message="unlearning clean samples",
+                )
+                done += each
+            if known():
+                run.notice(f"clean samples were not unlearned within {self.unlearn_steps} steps; raise unlearn_lr.")
+            after = [site.layout.to_matrix(site.weight).detach().clone() for site in sites]
+        return [(new - old).abs() for new, old in zip(after, before, strict=True)]
