@@ -160,7 +160,7 @@ def test_two_workers_give_what_one_gives(victims, tmp_path):
         one, two = alone.read(cell), together.read(cell)
         assert two["status"] == "done", two
         assert one["figures"] == two["figures"]
-    assert {beat.kind for beat in beats} >= {"moved", "ended"}
+    assert [beat.kind for beat in beats].count("ended") == len(cells)  # "moved" only where a cell outlasts a look
     assert not list((together.folder / "progress").iterdir())
 
 

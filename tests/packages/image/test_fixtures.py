@@ -55,7 +55,9 @@ def test_stored_clean_model_does_what_its_card_says() -> None:
 @pytest.mark.parametrize("name", method_names())
 def test_method_keeps_its_promises_on_a_real_victim(name: str) -> None:
     scene = open_victim(HERE / "digits" / "blend")
-    check_purifier(method(name)(steps=2, batch_size=8), scene.victim.model, scene.data.clean[slice(0, 24)], scene.task)
+    known = method(name).__dataclass_fields__
+    short = {key: value for key, value in {"steps": 2, "batch_size": 8}.items() if key in known}
+    check_purifier(method(name)(**short), scene.victim.model, scene.data.clean[slice(0, 24)], scene.task)
 
 
 def test_batchnorm_alone_leaves_a_real_backdoor_in() -> None:

@@ -18,7 +18,7 @@ GOALS = ("appear", "disappear", "misclassify")
 
 @dataclass(frozen=True, kw_only=True)
 class RowAttack(Attack):
-    """An attack on label rows with one of the three goals of Chen et al. (ICLR 2023, section 4).
+    """An attack on label rows with one of the three goals of Chen et al. (ICLR 2023).
 
     The attack success rate is that of the goal alone; what is said of other classes does not enter it.
 
