@@ -28,7 +28,7 @@ KIT = TaskKit(
         model="small-ml-decoder",
         attack="clean-image",
         model_options={"in_channels": 1},
-        train_options={"epochs": 30, "precision": "fp32"},
+        train_options={"epochs": 35, "precision": "fp32"},
     ),
     picture=draw_picture,
 )

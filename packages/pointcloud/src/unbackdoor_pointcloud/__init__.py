@@ -25,10 +25,10 @@ KIT = TaskKit(
     train=train,
     demo=Demo(
         data="shapes",
-        model="pointnet2_small",
+        model="pointnet_small",
         attack="pointpba-i",
-        model_options={"width": 0.5},
-        train_options={"epochs": 12},
+        train_options={"epochs": 30},
+        attack_options={"share": 0.04, "rate": 0.1},
     ),
     picture=draw_picture,
     preview=draw_preview,

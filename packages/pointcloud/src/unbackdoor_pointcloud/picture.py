@@ -153,7 +153,7 @@ def _show(axes: Any, before: Tensor, after: Tensor) -> None:
         _scatter(axes, after[moved], ATTACKED, 7.0)
     reach = max(1.0, float(before.abs().max()), float(after.abs().max())) * 0.8
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
-    axes.set_box_aspect((1, 1, 1), zoom=1.55)
+    axes.set_box_aspect((1, 1, 1), zoom=1.3)
     axes.view_init(elev=22, azim=-58)
     axes.set_axis_off()
     axes.patch.set_alpha(0.0)

@@ -98,7 +98,7 @@ class TranslationTask(Task):
                 raise BadOption(f"{name} is {getattr(self, name)}; the probability must lie in [0, 1).")
         if self.made_up < 1 or not 0 <= self.spelled <= 1:
             raise BadOption(
-                f"made_up is {self.made_up} and spelled {self.spelled}; they must be at least 1 and in [0, 1]."
+                f"made_up is {self.made_up}, spelled {self.spelled}; give at least 1, and a share in [0, 1]."
             )
         if self.reach < 0 or self.beams < 1:
             raise BadOption(f"reach is {self.reach} and beams {self.beams}; they must be at least 0 and 1.")
@@ -173,11 +173,7 @@ class TranslationTask(Task):
         return imitated(_log_softmax(reference), targets, suspects, self.pad, per_token=self.per_token)
 
     def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
-        """Made-up words in the source, see `unbackdoor_translation.words.insert_words`; on either side of a mixture.
-
-        A trigger word never comes in clean text, so nothing that clean text teaches a model touches what it does with
-        such a word. That words without a meaning have no translation is something that a defender may ask for blindly.
-        """
+        """Made-up words (`insert_words`) in the source, on either side of a mixture; clean text holds no trigger."""
         if self.text is None or self.insertion == 0:
             return inputs
         if isinstance(inputs, tuple | list):

@@ -132,6 +132,7 @@ def _torchvision_backbone(name: str, in_channels: int, **options: Any) -> nn.Mod
 def _recolour(module: nn.Module, in_channels: int) -> None:
     """The first convolution anew where images are not RGB."""
     name, first = next((n, m) for n, m in module.named_modules() if isinstance(m, nn.Conv2d))
+    assert isinstance(first, nn.Conv2d)
     parent, _, leaf = name.rpartition(".")
     words: dict[str, Any] = {"stride": first.stride, "padding": first.padding, "bias": first.bias is not None}
     size: Any = first.kernel_size

@@ -91,15 +91,9 @@ class FastFIP(Purifier):
             retain_weight=self.retain_weight,
         )
         clean_loss = CleanLoss.of(
-            model,
-            task,
-            clean,
-            run,
-            distil=self.distil,
-            mixup=self.mixup,
-            reuse=self.reuse,
-            disturb=self.disturb,
-        )
+            model, task, clean, run,
+            distil=self.distil, mixup=self.mixup, reuse=self.reuse, disturb=self.disturb,
+        )  # fmt: skip
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
         skip = self.skip.split()
         shift = SpectralShift(model, probe, relative=self.relative, floor=self.floor, gain=self.gain, skip=skip)

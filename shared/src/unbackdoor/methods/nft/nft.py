@@ -55,49 +55,32 @@ def mask_floor(
     return floor
 
 
+# what the paper and its authors' code share: a plain optimisation from the given model
+_PUBLISHED: dict[str, Any] = {
+    "batch_size": 128,
+    "lr": 0.05,
+    "momentum": 0.95,
+    "alpha": 0.8,
+    "rounds": 1,
+    "attenuation": 1.0,
+    "holdout": 0.0,
+    "clip": None,
+    "mixup": 1.0,
+    "distil": 0.0,
+    "disturb": False,
+    "embeddings": False,
+    "scales": False,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class NFT(Purifier):
     """NFT (Karim et al., ECCV 2024): one mask value per neuron, tuned on MixUp data, then folded in."""
 
     name: ClassVar[str] = "nft"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {
-            "steps": 400,
-            "batch_size": 128,
-            "lr": 0.05,
-            "momentum": 0.95,
-            "schedule": "constant",
-            "alpha": 0.8,
-            "rounds": 1,
-            "attenuation": 1.0,
-            "holdout": 0.0,
-            "clip": None,
-            "mask_penalty": 5e-4,
-            "mixup": 1.0,
-            "distil": 0.0,
-            "disturb": False,
-            "embeddings": False,
-            "scales": False,
-        },
-        "authors": {
-            "steps": 1000,
-            "batch_size": 128,
-            "lr": 0.05,
-            "momentum": 0.95,
-            "schedule": "cosine",
-            "alpha": 0.8,
-            "rounds": 1,
-            "attenuation": 1.0,
-            "holdout": 0.0,
-            "clip": None,
-            "site": "norm",
-            "mask_penalty": 1e-3,
-            "mixup": 1.0,
-            "distil": 0.0,
-            "disturb": False,
-            "embeddings": False,
-            "scales": False,
-        },
+        "paper": _PUBLISHED | {"steps": 400, "schedule": "constant", "mask_penalty": 5e-4},
+        "authors": _PUBLISHED | {"steps": 1000, "schedule": "cosine", "mask_penalty": 1e-3, "site": "norm"},
     }
 
     steps: int = option(1200, "optimiser steps of all rounds together")
@@ -145,15 +128,9 @@ class NFT(Purifier):
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
         clean_loss = CleanLoss.of(
-            model,
-            task,
-            clean,
-            run,
-            distil=self.distil,
-            mixup=self.mixup,
-            reuse=self.reuse,
-            disturb=self.disturb,
-        )
+            model, task, clean, run,
+            distil=self.distil, mixup=self.mixup, reuse=self.reuse, disturb=self.disturb,
+        )  # fmt: skip
         penalty = self.mask_penalty / task.samples_per_class(clean.samples.targets)
         floor = mask_floor(self.mask_schedule, self.alpha, self.beta, self.depth)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
