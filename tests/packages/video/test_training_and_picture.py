@@ -1,18 +1,13 @@
-"""Training from a seed, the contact sheet, and the demo's promise."""
+"""Training from a seed, and the contact sheet."""
 
 from __future__ import annotations
-
-from statistics import mean
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import unbackdoor
 from unbackdoor.errors import BadOption
-from unbackdoor.registry import kit
-from unbackdoor.scene import Plan
 from unbackdoor_video import KIT, VideoTask, build, train
 from unbackdoor_video.attacks.badnets import BadNets
 from unbackdoor_video.data.moving_digits import moving_digits
@@ -90,28 +85,3 @@ def test_picture_shows_clean_and_triggered_frames_with_answers(data, tmp_path):
     below = pixels[140:]
     assert amount(below[:, half:], red) > 500, "answers on triggered clips are the attacker's"
     assert amount(below[:, :half], red) == 0
-
-
-LARGEST_MEAN_ASR = 15.0
-LARGEST_MEAN_DROP = 3.0
-
-
-@pytest.mark.slow
-def test_demo_victims_are_purified_by_the_methods():
-    package = kit("video")
-    plan = Plan.of_demo(package)
-    found = {"nft": ([], []), "f-fip": ([], [])}
-    for seed in range(2):
-        splits = plan.read(package, seed=seed)
-        attack = plan.make_attack(package, splits)
-        model, task = plan.train(package, splits, attack, seed=seed)
-        before = unbackdoor.evaluate(model, splits.test, task, attack)
-        assert before["asr"] >= 95
-        for method, (rates, drops) in found.items():
-            purified, _ = unbackdoor.purify(model, splits.clean, task=task, method=method, seed=seed)
-            after = unbackdoor.evaluate(purified, splits.test, task, attack)
-            rates.append(after["asr"])
-            drops.append(before["accuracy"] - after["accuracy"])
-    for rates, drops in found.values():
-        assert mean(rates) <= LARGEST_MEAN_ASR
-        assert mean(drops) <= LARGEST_MEAN_DROP
