@@ -164,7 +164,7 @@ def _made_up(starting: Tensor, following: Tensor, head: Tensor, generator: torch
     """Tokens for each position, one of ``starting`` at the head of a word; -1 where there is none to pick."""
     sides = [_pick(side, head, generator) if len(side) else torch.full_like(head, -1, dtype=torch.long)
              for side in (starting, following)]  # fmt: skip
-    return torch.where(head, *sides)
+    return torch.where(head, sides[0], sides[1])
 
 
 def groups_from(table: Mapping[str, Sequence[str]]) -> list[list[str]]:
