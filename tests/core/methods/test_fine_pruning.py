@@ -111,10 +111,27 @@ def test_a_convolution_at_the_end_is_pruned_by_its_input_channels():
     assert_close(last.activity(model, CleanSet(images()), TASK), features.mean((0, 2, 3)).detach())
 
 
+def test_a_grouped_convolution_at_the_end_does_not_hear_pruned_units():
+    """Each group reads units of its own, as the heads of multi-label decoders do: the same as silencing the units."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        last, pool = nn.Conv2d(6, 4, 3, groups=2), [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), last, *pool).double().eval()
+    inputs = images().inputs
+    found = LastLayer(model, partial(model, inputs[:2]))
+    features = model[:2](inputs)
+    assert found.units == 6
+    assert_close(found.activity(model, CleanSet(images()), TASK), features.mean((0, 2, 3)).detach())
+    keep = torch.tensor([True, False, True, True, True, False])
+    expected = model[2:](features * keep.view(1, 6, 1, 1)).detach()
+    found.keep_(keep)
+    assert_close(model(inputs).detach(), expected)
+
+
 def test_a_layer_without_units_of_its_own_is_refused_by_name():
-    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 3, groups=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ConvTranspose2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     batch = Batch(torch.rand(8, 2, 5, 5), torch.arange(8) % 4)
-    with pytest.raises(UnsupportedModel, match=r"the last layer .* is 1\.weight in a Conv2d"):
+    with pytest.raises(UnsupportedModel, match=r"the last layer .* is 1\.weight in a ConvTranspose2d"):
         unbackdoor.purify(model, batch, task=TASK, method="fine-pruning")
 
 

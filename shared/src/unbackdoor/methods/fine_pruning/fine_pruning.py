@@ -37,13 +37,13 @@ class LastLayer:
         """Find it in the order of execution, among the weights whose names fit no pattern of ``skip``.
 
         Raises:
-            UnsupportedModel: It is no linear or convolutional layer, or a grouped or transposed one.
+            UnsupportedModel: It is no linear or convolutional layer, or a transposed one.
         """
         sites = NeuronMask(model, probe, skip=skip).sites.values()
         last = [site for site in sites if site.depth == max(other.depth for other in sites)]
         self.layer, local = last[0].owners[0]
         plain = isinstance(self.layer, nn.Linear) or (
-            isinstance(self.layer, _ConvNd) and not isinstance(self.layer, _ConvTransposeNd) and self.layer.groups == 1
+            isinstance(self.layer, _ConvNd) and not isinstance(self.layer, _ConvTransposeNd)
         )
         if not plain or len(last) > 1 or local != "weight":
             raise UnsupportedModel(
@@ -53,12 +53,13 @@ class LastLayer:
         self.weight = last[0].weight
         self.given = self.weight.detach().clone()
         self.group = self._positions(model, probe) if isinstance(self.layer, nn.Linear) else 1
-        self.units = self.weight.shape[1] // self.group
+        self.parts = self.layer.groups if isinstance(self.layer, _ConvNd) else 1
+        self.units = self.weight.shape[1] * self.parts // self.group
 
     @torch.no_grad()
     def activity(self, model: nn.Module, clean: CleanSet, task: Task) -> Tensor:
         """Mean absolute value of each unit over samples and positions, float64 of shape ``(units,)``; streamed."""
-        total = torch.zeros(self.weight.shape[1], dtype=torch.float64, device=self.weight.device)
+        total = torch.zeros(self.units * self.group, dtype=torch.float64, device=self.weight.device)
         count = 0
 
         def add(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -86,8 +87,9 @@ class LastLayer:
     @torch.no_grad()
     def zero_(self, pruned: Tensor) -> None:
         """No weight for the units of the bool ``pruned``; after each step too, so that tuning does not revive them."""
-        columns = pruned.repeat_interleave(self.group)
-        self.weight.masked_fill_(columns.view(1, -1, *[1] * (self.weight.ndim - 2)), 0.0)
+        columns = pruned.repeat_interleave(self.group).view(self.parts, -1)  # those that each group of rows reads
+        rows = columns.repeat_interleave(self.weight.shape[0] // self.parts, dim=0)
+        self.weight.masked_fill_(rows.view(*rows.shape, *[1] * (self.weight.ndim - 2)), 0.0)
 
     @torch.no_grad()
     def _positions(self, model: nn.Module, probe: Probe) -> int:
