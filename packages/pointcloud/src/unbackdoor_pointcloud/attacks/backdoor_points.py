@@ -147,10 +147,5 @@ def _within_ball(count: int, generator: torch.Generator) -> Tensor:
     """``count`` points drawn evenly from the unit ball."""
     ways = torch.randn(count, 3, generator=generator)
     lengths: Tensor = torch.rand(count, 1, generator=generator) ** (1 / 3)
-<<<<<<< HEAD
-    within: Tensor = ways / ways.norm(dim=1, keepdim=True) * lengths
-    return within
-=======
     points: Tensor = ways / ways.norm(dim=1, keepdim=True) * lengths
     return points
->>>>>>> def-fix
