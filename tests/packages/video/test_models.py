@@ -197,10 +197,10 @@ def test_trace_of_the_fisher_information_is_the_mean_of_squared_gradients(model,
             value, step = values[index], 1e-5
             with torch.no_grad():
                 value.view(-1)[0] += step
-            up = float(trace(signs[0]))
+            up = float(trace(signs[0]).detach())
             with torch.no_grad():
                 value.view(-1)[0] -= 2 * step
-            down = float(trace(signs[0]))
+            down = float(trace(signs[0]).detach())
         assert float(slope.view(-1)[0]) == pytest.approx((up - down) / (2 * step), rel=1e-4, abs=1e-8)
 
 
