@@ -39,7 +39,7 @@ class PointTask(ClassTask):
         drop: Largest share of points that may be dropped.
         rotate: ``"none"``, ``"up"`` (about the third axis) or ``"any"``. Leave it off where the model knows upright
             objects, and for victims of `pointpba-o`, whose trigger is a rotation.
-        mixture: ``"subset"``, or ``"path"`` for PointMixup, which solves an assignment for each pair of clouds on the CPU.
+        mixture: ``"subset"``, or ``"path"`` for PointMixup, which solves an assignment for each pair on the CPU.
     """
 
     name: ClassVar[str] = "pointcloud"
