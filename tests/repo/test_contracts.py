@@ -29,6 +29,8 @@ BREACHES = [
     ("siblings", "unbackdoor_translation/train.py", "import unbackdoor_image"),
     ("core", "unbackdoor/data.py", "import torchvision"),
     ("core", "unbackdoor/registry.py", "import unbackdoor_image"),
+    ("core", "unbackdoor/mixing.py", "import unbackdoor_pixels"),
+    ("pixels", "unbackdoor_pixels/task.py", "from unbackdoor.attack import Attack"),
     ("layers", "unbackdoor/task.py", "import unbackdoor.data"),
 ]
 

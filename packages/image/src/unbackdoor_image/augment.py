@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from unbackdoor.pixels import random_geometry, shift_and_flip
+from unbackdoor_pixels import random_geometry, shift_and_flip
 
 __all__ = ["random_geometry", "shift_and_flip"]

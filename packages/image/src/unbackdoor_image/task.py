@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from unbackdoor.classes import ClassTask
-from unbackdoor.pixels import PixelTask, as_floats
+from unbackdoor_pixels import PixelTask, as_floats
 
 __all__ = ["ImageTask", "as_floats"]
 
@@ -18,7 +18,7 @@ class ImageTask(PixelTask, ClassTask):
     Inputs are images of shape ``(batch, channels, height, width)``, ``uint8`` in 0..255 or floats in [0, 1]; targets
     are class indices, int64 of shape ``(batch,)``. Targets may also be probabilities of shape ``(batch, classes)``, or
     the triple ``(a, b, lambda)`` that MixUp makes: two class indices and the share of the first. The options are those
-    of `unbackdoor.pixels.PixelTask`.
+    of `unbackdoor_pixels.PixelTask`.
     """
 
     name: ClassVar[str] = "image"

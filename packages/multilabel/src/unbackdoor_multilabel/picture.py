@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from unbackdoor.attack import Attack
 from unbackdoor.checkpoint import write_atomically
 from unbackdoor.kit import Splits
-from unbackdoor.pixels import as_floats
 from unbackdoor.showing import ATTACKED, FAINT, INK, OTHER, RIGHT, ask
 from unbackdoor.task import Batch, Task
+from unbackdoor_pixels import as_floats
 
 __all__ = ["draw_picture"]
 

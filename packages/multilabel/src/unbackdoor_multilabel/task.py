@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from unbackdoor.errors import BadOption
-from unbackdoor.pixels import PixelTask
 from unbackdoor.task import Batch, Meter
 from unbackdoor.tree import Tree
 from unbackdoor_multilabel.meters import MeanAveragePrecision, MicroF1, PerClassF1
 from unbackdoor_multilabel.rows import check_rows, hard_rows, rarest_class, shares
+from unbackdoor_pixels import PixelTask
 
 __all__ = ["MultilabelTask"]
 
@@ -30,7 +30,7 @@ class MultilabelTask(PixelTask):
     are logits ``z`` of shape ``(batch, classes)``, and class ``k`` is there with probability ``sigmoid(z_k)``. Targets
     are rows of zeros and ones, int64 of shape ``(batch, classes)``; they may also be probabilities of that shape, or
     the triple ``(a, b, lambda)`` that MixUp makes of two rows. Options beside the following are those of
-    `unbackdoor.pixels.PixelTask`.
+    `unbackdoor_pixels.PixelTask`.
 
     Attributes:
         credit: What `correct` says of an answer: ``"exact"``, all classes right (bool), or ``"f1"``, the F1 score of

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from unbackdoor.pixels import on_pixels
+from unbackdoor_pixels import on_pixels
 
 __all__ = ["on_pixels"]

@@ -18,9 +18,9 @@ from torch.nn.functional import interpolate
 
 from unbackdoor.attack import HealthFloor
 from unbackdoor.errors import BadData, BadOption
-from unbackdoor.pixels import on_pixels
 from unbackdoor.tree import Tree
 from unbackdoor_multilabel.goals import RowAttack
+from unbackdoor_pixels import on_pixels
 
 __all__ = ["Blend"]
 

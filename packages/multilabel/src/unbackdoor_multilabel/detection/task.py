@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from unbackdoor.builders import seeded
 from unbackdoor.errors import BadData, BadOption, UnsupportedModel
 from unbackdoor.mixing import beta
-from unbackdoor.pixels import as_floats
 from unbackdoor.task import Batch, Meter, Task
 from unbackdoor.tree import Tree
 from unbackdoor_multilabel.detection.boxes import AveragePrecisionOfBoxes, matches, pad_boxes, unpad_boxes
+from unbackdoor_pixels import as_floats
 
 __all__ = ["DetectionTask", "detection_batch"]
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from unbackdoor.attack import Attack, HealthFloor
 from unbackdoor.errors import BadOption
-from unbackdoor.pixels import on_pixels
 from unbackdoor.task import Batch
 from unbackdoor.tree import Tree
+from unbackdoor_pixels import on_pixels
 
 __all__ = ["Vanish"]
 

@@ -1,10 +1,8 @@
-"""Images as tensors: what every task of pixels shares, whatever its labels are."""
+"""The part of a task that is the same wherever inputs are images, whatever their labels are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,79 +11,12 @@ from unbackdoor.classes import pick_logits
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.mixing import mix_up
 from unbackdoor.task import Batch, Task
-from unbackdoor.tree import Tree, leaves
+from unbackdoor.tree import Tree
+from unbackdoor_pixels.disturbance import disturbance
+from unbackdoor_pixels.geometry import random_geometry
+from unbackdoor_pixels.values import as_floats, check_images
 
-__all__ = ["PixelTask", "as_floats", "check_images", "on_pixels", "random_geometry", "shift_and_flip"]
-
-
-def as_floats(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Pixels in [0, 1]: ``uint8`` images are divided by 255, floating-point ones stay as they are."""
-    return images if images.is_floating_point() else images.to(dtype) / 255
-
-
-def on_pixels(inputs: Any, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """``change(images)`` with pixels in [0, 1], clamped, in the dtype that came in.
-
-    Args:
-        inputs: Shape ``(batch, channels, height, width)``; ``uint8`` in 0..255 or floats in [0, 1].
-        change: Gets floats in [0, 1] and returns floats of the same shape; it must not write into its argument.
-
-    Returns:
-        Same shape, dtype and device; ``uint8`` is rounded to the nearest level.
-
-    Raises:
-        BadData: The inputs are no images.
-    """
-    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
-        given = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise BadData(f"the trigger got {given}; give images of shape (batch, channels, height, width).")
-    if inputs.is_floating_point():
-        return change(inputs).clamp(0, 1)
-    if inputs.dtype is not torch.uint8:
-        raise BadData(f"the trigger got {inputs.dtype} images; give uint8 in 0..255 or floats in [0, 1].")
-    return (change(inputs.float() / 255).clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def shift_and_flip(images: Tensor, down: Tensor, right: Tensor, flipped: Tensor) -> Tensor:
-    """``out[n, :, i, j] = images[n, :, i - down[n], j - right[n]]``, zero beyond the border.
-
-    Where ``flipped`` holds, the image is mirrored left to right before it is shifted.
-
-    Args:
-        images: Shape ``(batch, channels, height, width)``, any dtype.
-        down: Rows to move down, int64 of shape ``(batch,)``.
-        right: Columns to move right, int64 of shape ``(batch,)``.
-        flipped: Bool of shape ``(batch,)``.
-    """
-    count, channels, height, width = images.shape
-    rows = torch.arange(height, device=images.device) - down[:, None]
-    columns = torch.arange(width, device=images.device) - right[:, None]
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
-    columns = torch.where(flipped[:, None], width - 1 - columns, columns)
-    places = (rows[:, :, None] * width + columns[:, None, :]).reshape(count, 1, height * width)
-    moved = images.reshape(count, channels, height * width).gather(2, places.expand(-1, channels, -1))
-    return moved.reshape(images.shape) * inside[:, None].to(images.dtype)
-
-
-def random_geometry(images: Tensor, generator: torch.Generator, *, crop: int, flip: bool) -> Tensor:
-    """A crop of the zero-padded image at a random place and, if ``flip``, a mirror image of every second one.
-
-    Args:
-        images: Shape ``(batch, channels, height, width)``, any dtype.
-        generator: Draws places and flips, on its own device.
-        crop: Largest shift in pixels, along each axis and in both directions; 0 leaves images where they are.
-        flip: Whether left and right may change places.
-    """
-    if crop == 0 and not flip:
-        return images
-    count = len(images)
-    shifts = torch.randint(-crop, crop + 1, (2, count), generator=generator, device=generator.device)
-    flips = torch.zeros(count, dtype=torch.bool)
-    if flip:
-        flips = torch.rand(count, generator=generator, device=generator.device) < 0.5
-    down, right = shifts.to(images.device)
-    return shift_and_flip(images, down, right, flips.to(images.device))
+__all__ = ["PixelTask"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +32,7 @@ class PixelTask(Task):
             below 16 pixels, where a single one is a large share of the object.
         flip: Whether `augment` may mirror images; leave it off for digits and traffic signs.
         mixup_per_sample: Whether MixUp draws one lambda for each sample or, as the authors' code, one for the batch.
+        disturbed: Share of the images into which `disturb` puts a rectangle; half as many get an overlay; 0 for none.
     """
 
     mean: tuple[float, ...] | None = None
@@ -108,6 +40,7 @@ class PixelTask(Task):
     crop: int | None = None
     flip: bool = False
     mixup_per_sample: bool = True
+    disturbed: float = 0.8
 
     def __post_init__(self) -> None:
         """Refuse a mean without std, zero std and negative shifts."""
@@ -121,6 +54,8 @@ class PixelTask(Task):
             raise BadOption(f"std is {self.std}; every value must be above 0.")
         if self.crop is not None and self.crop < 0:
             raise BadOption(f"crop is {self.crop}; the largest shift in pixels must be at least 0.")
+        if not 0 <= self.disturbed <= 1:
+            raise BadOption(f"disturbed is {self.disturbed}; it is a share of the images and must lie in [0, 1].")
 
     def forward(self, model: nn.Module, inputs: Tree) -> Tensor:
         """Logits of shape ``(batch, classes)`` for pixels in [0, 1] or 0..255.
@@ -159,6 +94,20 @@ class PixelTask(Task):
         mixed, partners, share = mix_up(images, generator, mix=mix, per_sample=self.mixup_per_sample)
         return Batch(mixed, (batch.targets, batch.targets[partners], share))
 
+    def disturb(self, inputs: Tree, generator: torch.Generator) -> Tensor:
+        """Images with a random rectangle or a faint pattern over them: `unbackdoor_pixels.disturbance`.
+
+        ``uint8`` images become floats in [0, 1]. What is put over images that were normalised beforehand has their
+        range.
+        """
+        images = check_images(inputs)
+        if self.disturbed == 0:
+            return images
+        images = as_floats(images)
+        share, content = disturbance(*images.shape, generator, rate=self.disturbed)
+        low, high = images.amin().clamp(max=0), images.amax().clamp(min=1)
+        return images.lerp(low + (high - low) * content.to(images), share.to(images))
+
     def perturbable(self, inputs: Tree) -> Tensor:
         """The pixels as floats in [0, 1]."""
         return as_floats(check_images(inputs))
@@ -176,21 +125,6 @@ class PixelTask(Task):
                     f"{type(self).__name__}(mean=..., std=...)."
                 )
         return notices
-
-
-def check_images(inputs: Any) -> Tensor:
-    """The inputs, which must be one tensor of images.
-
-    Raises:
-        BadData: They are something else, or integers other than ``uint8``.
-    """
-    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
-        found = leaves(inputs)
-        given = " and ".join(str(tuple(leaf.shape)) for leaf in found[:3]) or type(inputs).__name__
-        raise BadData(f"inputs are {given}; give images as one tensor of shape (batch, channels, height, width).")
-    if not inputs.is_floating_point() and inputs.dtype is not torch.uint8:
-        raise BadData(f"images are {inputs.dtype}; give uint8 in 0..255 or floats in [0, 1].")
-    return inputs
 
 
 def _default_crop(images: Tensor) -> int:
