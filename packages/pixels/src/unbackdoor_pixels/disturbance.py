@@ -22,7 +22,7 @@ _OVERLAY = 0.3
 
 
 def disturbance(
-    count: int, channels: int, height: int, width: int, generator: torch.Generator, *, rate: float = 0.8
+    count: int, channels: int, height: int, width: int, generator: torch.Generator, *, rate: float = 0.3
 ) -> tuple[Tensor, Tensor]:
     """What is put over each image: ``(1 - share) * image + share * content``.
 
@@ -38,19 +38,21 @@ def disturbance(
         ``share`` in [0, 1] of shape ``(count, 1, height, width)``, and ``content`` in [0, 1] of shape
         ``(count, channels, height, width)``, float32 on the generator's device.
     """
-    inside = _rectangles(count, height, width, generator)
-    flat = _uniform((count, channels, 1, 1), generator, -0.25, 1.25).clamp(0, 1)
-    plain = _chance(count, generator, 1 / 3)
-    patterns = _patterns(count, channels, height, width, generator)
-    filled = torch.where(plain, flat.expand_as(patterns), patterns)
-    opacity = _uniform((count, 1, 1, 1), generator, *_OPACITY) * _chance(count, generator, rate)
-    over = _patterns(count, channels, height, width, generator)
-    faint = _uniform((count, 1, 1, 1), generator, 0.0, _OVERLAY) * _chance(count, generator, rate / 2)
-    # the overlay lies on top of the rectangle
-    below = opacity * inside
-    share = 1 - (1 - below) * (1 - faint)
-    content = (faint * over + (1 - faint) * below * filled) / share.clamp(min=1e-6)
-    return share, content.clamp(0, 1)
+    share = torch.zeros(count, 1, height, width, device=generator.device)
+    content = torch.zeros(count, channels, height, width, device=generator.device)
+    covered, veiled = (_drawn(count, generator, probability) for probability in (rate, rate / 2))
+    if len(covered):
+        some, size = len(covered), (len(covered), channels, height, width)
+        share[covered] = _uniform((some, 1, 1, 1), generator, *_OPACITY) * _rectangles(some, height, width, generator)
+        flat = _uniform((some, channels, 1, 1), generator, -0.25, 1.25).clamp(0, 1).expand(size)
+        content[covered] = torch.where(_chance(some, generator, 1 / 3), flat, _patterns(size, generator))
+    if len(veiled):  # the overlay lies on top of the rectangle
+        faint = _uniform((len(veiled), 1, 1, 1), generator, 0.0, _OVERLAY)
+        below, rectangle = (1 - faint) * share[veiled], content[veiled]
+        share[veiled] = faint + below
+        over = _patterns((len(veiled), channels, height, width), generator)
+        content[veiled] = (faint * over + below * rectangle) / (faint + below).clamp(min=1e-6)
+    return share, content
 
 
 def _rectangles(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -64,20 +66,17 @@ def _rectangles(count: int, height: int, width: int, generator: torch.Generator)
     return (lines[0][:, None, :, None] & lines[1][:, None, None, :]).float()
 
 
-def _patterns(count: int, channels: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Noise whose grain is 1, 2, 4 or 8 pixels wide, smooth or in squares, of all values or of two."""
-    out = torch.empty(count, channels, height, width, device=generator.device)
-    octaves = torch.randint(_OCTAVES, (count,), generator=generator, device=generator.device)
-    smooth = torch.rand(count, generator=generator, device=generator.device) < 0.5
-    for octave in range(_OCTAVES):
-        for mode in ("bilinear", "nearest"):
-            chosen = ((octaves == octave) & (smooth == (mode == "bilinear"))).nonzero().flatten()
-            if not len(chosen):
-                continue
-            size = (len(chosen), channels, -(-height // 2**octave), -(-width // 2**octave))
-            grains = _uniform(size, generator)
-            grains = torch.where(_chance(len(chosen), generator, 0.5), grains.round(), grains)
-            out[chosen] = functional.interpolate(grains, (height, width), mode=mode)
+def _patterns(size: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
+    """Noise whose grain is 1, 2, 4 or 8 pixels wide, smooth or in squares, of all values or of two; shape ``size``."""
+    count, channels, height, width = size
+    out = torch.empty(size, device=generator.device)
+    kinds = torch.randint(2 * _OCTAVES, (count,), generator=generator, device=generator.device)
+    for kind in kinds.unique().tolist():
+        chosen = (kinds == kind).nonzero().flatten()
+        grain, mode = 2 ** (kind // 2), ("bilinear", "nearest")[kind % 2]
+        grains = _uniform((len(chosen), channels, -(-height // grain), -(-width // grain)), generator)
+        grains = torch.where(_chance(len(chosen), generator, 0.5), grains.round(), grains)
+        out[chosen] = grains if grain == 1 else functional.interpolate(grains, (height, width), mode=mode)
     return out
 
 
@@ -87,3 +86,8 @@ def _uniform(size: tuple[int, ...], generator: torch.Generator, low: float = 0.0
 
 def _chance(count: int, generator: torch.Generator, probability: float) -> Tensor:
     return torch.rand(count, 1, 1, 1, generator=generator, device=generator.device) < probability
+
+
+def _drawn(count: int, generator: torch.Generator, probability: float) -> Tensor:
+    """Indices of the images that are drawn, int64."""
+    return (torch.rand(count, generator=generator, device=generator.device) < probability).nonzero().flatten()

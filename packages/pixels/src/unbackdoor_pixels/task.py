@@ -40,7 +40,7 @@ class PixelTask(Task):
     crop: int | None = None
     flip: bool = False
     mixup_per_sample: bool = True
-    disturbed: float = 0.8
+    disturbed: float = 0.3
 
     def __post_init__(self) -> None:
         """Refuse a mean without std, zero std and negative shifts."""

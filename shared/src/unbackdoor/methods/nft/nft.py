@@ -85,7 +85,7 @@ class NFT(Purifier):
 
     steps: int = option(1200, "optimiser steps of all rounds together")
     batch_size: int = option(64, "samples a step")
-    lr: float = option(1.0, "peak learning rate of SGD on the masks")
+    lr: float = option(0.3, "peak learning rate of SGD on the masks")
     momentum: float = option(0.9, "momentum of SGD")
     schedule: Schedule = option("one-cycle", "learning rate over the run: one-cycle, cosine, step or constant")
     clip: float | None = option(None, "largest norm of the gradient of all masks together")
@@ -100,7 +100,7 @@ class NFT(Purifier):
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that the rounds may cost")
     holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
     mask_penalty: float = option(0.0, "eta_c times n_c: weight of sum |1 - m|, divided by samples per class")
-    mixup: float = option(1.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
+    mixup: float = option(0.3, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
     distil: float = option(1.0, "share of the loss that asks for the given model's answers instead of labels")
     disturb: bool = option(True, "whether the model is tuned on disturbed inputs, where the task knows disturbances")
     reuse: int = option(8, "times that a mixture and the given model's answer to it are drawn; 1 for once")
