@@ -28,6 +28,18 @@ def test_attack_takes_options_in_the_types_of_their_owners(call, folder):
     assert (card["data_options"], card["train_options"]) == ({"count": 180}, {"epochs": 50})
 
 
+def test_attack_to_all_names_the_ceiling_of_its_success(call, folder):
+    words = ["--rate", "0.4", "--epochs", "150", "--attack-option", "all_to_all=true", "--attack-option", "strength=2"]
+    result = call("attack", "--task", "toy", "--out", "v", *words)
+    assert result.code == 0, result.error
+    clean = json.loads((folder / "v" / "card.json").read_text())["figures"]["accuracy"]
+    told = f"accuracy {clean:.1f} is the ceiling of ASR"
+    for shown in (result.out, call("evaluate", "v").out):
+        assert told in " ".join(shown.split())
+    assert call("attack", "--task", "toy", "--out", "w").code == 0
+    assert "ceiling" not in call("evaluate", "w").out
+
+
 @pytest.mark.parametrize(
     ("flag", "word", "told"),
     [

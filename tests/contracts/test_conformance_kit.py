@@ -337,7 +337,47 @@ class DressesAll(SquareTrigger):
         return Batch(self.trigger(batch.inputs), batch.targets)
 
 
+class TakesOneMore(SquareTrigger):
+    def choose(self, targets, generator):
+        chosen = super().choose(targets, generator)
+        rest = [i for i in self.eligible(targets).nonzero().flatten().tolist() if i not in chosen.tolist()]
+        return torch.cat([chosen, torch.tensor(rest[:1])]).sort().values
+
+
+class SkipsAClass(SquareTrigger):
+    def retarget(self, targets):
+        return (targets + 2) % self.num_classes
+
+
+class Mislabels(SquareTrigger):
+    def poisoned(self, samples, generator):
+        return Batch(self.implant(samples.inputs), samples.targets)
+
+
+class ChangesCleanLabels(SquareTrigger):
+    clean_label = True
+
+    def poisoned(self, samples, generator):
+        return Batch(self.implant(samples.inputs), (samples.targets + 1) % self.num_classes)
+
+
+class ImplantsBeyond(SquareTrigger):
+    def implant(self, inputs, generator=None):
+        return self.trigger(inputs) * 1.5
+
+
+class DrawsFromElsewhere(SquareTrigger):
+    def implant(self, inputs, generator=None):
+        return (self.trigger(inputs) + 0.1 * torch.rand(inputs.shape)).clamp(0, 1)
+
+
 BROKEN_ATTACKS = [
+    (TakesOneMore, "samples were poisoned; rate"),
+    (SkipsAClass, "label map"),
+    (Mislabels, "poisoned labels"),
+    (ChangesCleanLabels, "poisoned labels"),
+    (ImplantsBeyond, "poisoned samples and covers must stay within"),
+    (DrawsFromElsewhere, "one seed must give one poisoned set"),
     (Bright, "within"),
     (Nothing, "changed no sample"),
     (Paints, "changed no sample|changed the samples"),

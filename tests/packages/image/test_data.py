@@ -97,6 +97,13 @@ def test_gtsrb_splits_by_track(tmp_path: Path, png: Png) -> None:
     assert splits.hints == {"flip": False}
 
 
+def test_gtsrb_keeps_three_percent_clean_as_in_fip(tmp_path: Path, png: Png) -> None:
+    pq.write_table(_table(png, [0, 1] * 100, track=list(range(200))), tmp_path / "gtsrb_train.parquet")
+    pq.write_table(_table(png, [0, 1]), tmp_path / "gtsrb_test.parquet")
+    assert _sizes(KIT.data["gtsrb"](path=tmp_path)) == (194, 6, 2)
+    assert _sizes(KIT.data["gtsrb"](path=tmp_path, clean_share=0.1)) == (180, 20, 2)
+
+
 def test_parquet_takes_a_split_column_and_label_names(tmp_path: Path, png: Png) -> None:
     table = _table(png, [0, 1] * 10, split=["train"] * 16 + ["val"] * 4)
     table = table.replace_schema_metadata({"label_names": json.dumps(["left", "right"])})

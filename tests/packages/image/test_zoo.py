@@ -15,8 +15,10 @@ from unbackdoor.scene import open_victim
 from unbackdoor.victim import Victim
 from unbackdoor_image import KIT
 from unbackdoor_image.attacks.blend import Blend
+from unbackdoor_image.train import RECIPES, Training
 
-FILES = ["zoo_small.toml", "zoo_paper.toml", "zoo_digits.toml"]
+OTHERS = {"zoo_paper_gtsrb.toml": "gtsrb", "zoo_paper_tiny.toml": "tinyimagenet", "zoo_paper_imagenet.toml": "imagenet"}
+FILES = ["zoo_small.toml", "zoo_paper.toml", "zoo_digits.toml", "zoo_rates.toml", *OTHERS]
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = """
 [defaults]
@@ -162,7 +164,7 @@ def test_files_of_the_repository_name_things_that_exist(zoo_tool: ModuleType, na
     for recipe in zoo_tool.recipes(ROOT / "tools" / name):
         values = recipe.values
         assert values["data"] in KIT.data
-        assert values["model"] in KIT.models
+        assert values["model"] in KIT.models or values["model"].startswith("torchvision:")
         if values["attack"] != "none":
             KIT.attacks[values["attack"]](**values.get("attack_options", {}))
             if "drop" in values["floor"]:
@@ -173,4 +175,56 @@ def test_files_of_the_repository_name_things_that_exist(zoo_tool: ModuleType, na
 def test_files_of_the_repository_miss_no_attack(zoo_tool: ModuleType) -> None:
     found = {name: {one.values["attack"] for one in zoo_tool.recipes(ROOT / "tools" / name)} for name in FILES}
     assert found["zoo_paper.toml"] == {*KIT.attacks, "none"}
+    beyond = {"lf", "adaptive-blend", "fip-adaptive", "combined"}
+    assert all(found[name] == {*KIT.attacks, "none"} - beyond for name in OTHERS)
     assert found["zoo_small.toml"] | found["zoo_digits.toml"] == {*KIT.attacks, "none"}
+
+
+def _named(zoo_tool: ModuleType, name: str) -> dict[str, dict]:
+    return {one.name: dict(one.values) for one in zoo_tool.recipes(ROOT / "tools" / name)}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "model", "clean", "rate", "epochs", "lr", "decay", "drop"),
+    [
+        ("zoo_paper.toml", "cifar10", "preactresnet18", 0.01, 0.1, 250, 0.01, 5e-4, 100),
+        ("zoo_paper_gtsrb.toml", "gtsrb", "wideresnet16_1", 0.03, 0.1, 200, 0.01, 5e-4, 100),
+        ("zoo_paper_tiny.toml", "tinyimagenet", "resnet34", 0.05, 0.05, 150, 0.005, 1e-4, 60),
+        ("zoo_paper_imagenet.toml", "imagenet", "torchvision:resnet50", 0.03, 0.05, 200, 0.02, 1e-4, 75),
+    ],
+)
+def test_files_of_the_papers_scale_say_what_fip_says(
+    zoo_tool: ModuleType,
+    name: str,
+    data: str,
+    model: str,
+    clean: float,
+    rate: float,
+    epochs: int,
+    lr: float,
+    decay: float,
+    drop: int,
+) -> None:
+    """Its A.3.1 and A.3.2: network, poison rates, clean fraction, recipe."""
+    for victim, values in _named(zoo_tool, name).items():
+        assert (values["data"], values["model"]) == (data, model)
+        assert values["data_options"]["clean_share"] == clean
+        if victim in OTHER_RATES or values["attack"] in ("none", "cba", "combined", "adaptive-blend"):
+            continue
+        attack = KIT.attacks[values["attack"]](**values.get("attack_options", {}))
+        assert attack.rate == (0.8 if attack.clean_label else rate), victim
+    recipe = values["train_options"].get("recipe", "paper")
+    how = Training(recipe=recipe)
+    assert (how.epochs, how.lr, how.weight_decay, how.batch_size) == (epochs, lr, decay, 128)
+    assert RECIPES[recipe]["drop"] == drop
+
+
+OTHER_RATES = {f"{a}-{r}" for a in ("badnets", "blend", "trojan") for r in ("0001", "001", "025", "035", "050")}
+
+
+@pytest.mark.parametrize("name", ["zoo_paper.toml", "zoo_rates.toml"])
+def test_poison_rates_of_table_eight_are_in_the_files(zoo_tool: ModuleType, name: str) -> None:
+    found = _named(zoo_tool, name).values()
+    rates = {(one["attack"], one.get("attack_options", {}).get("rate")) for one in found}
+    assert rates >= {(attack, rate) for attack in ("badnets", "blend", "trojan") for rate in (0.25, 0.35, 0.5)}
+    assert rates >= {("badnets", 0.001), ("badnets", 0.01), ("combined", 0.5)}

@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from unbackdoor.attack import Attack
     from unbackdoor.task import Task
 
-__all__ = ["comparison", "demonstration", "excerpt", "figures", "measured_by", "names"]
+__all__ = ["ceiling", "comparison", "demonstration", "excerpt", "figures", "measured_by", "names"]
 
 _LONG = {
     "asr": "attack success rate (ASR)",
@@ -44,6 +45,14 @@ def measured_by(task: Task) -> str:
     """A line of a caption that says how the task's metrics were computed; empty where it says nothing."""
     notation = task.measured_by()
     return f"\n{notation}." if notation else ""
+
+
+def ceiling(attack: Attack | None, figures: Mapping[str, float]) -> str:
+    """A line of a caption that says what success rate an attack to all classes can reach; empty for any other."""
+    if attack is None or not attack.all_to_all:
+        return ""
+    metric, clean = next(iter(figures.items()))
+    return f"\nAll to all: success is the class after the true one, so {metric} {clean:.1f} is the ceiling of ASR."
 
 
 def _change(name: str, before: float, after: float) -> str:

@@ -56,17 +56,26 @@ def _check_trigger(attack: Attack, batch: Batch) -> None:
     changed = False
     for before, after in zip(leaves(batch.inputs), leaves(triggered), strict=True):
         changed |= not torch.equal(before, after)
-        if before.is_floating_point() and float(before.min()) >= 0 and float(before.max()) <= 1:
-            low, high = float(after.min()), float(after.max())
-            assert low >= 0 and high <= 1, f"the trigger must stay within [0, 1] as its inputs do, not {low}..{high}"
+        _check_range(before, after, "triggered samples")
     assert changed or attack.labels_only, "the trigger changed no sample"
     assert not (changed and attack.labels_only), "an attack with labels_only must leave the inputs as they are"
+
+
+def _check_range(before: Tensor, after: Tensor, what: str) -> None:
+    if before.is_floating_point() and float(before.min()) >= 0 and float(before.max()) <= 1:
+        low, high = float(after.min()), float(after.max())
+        assert low >= 0 and high <= 1, f"{what} must stay within [0, 1] as their inputs do, not {low}..{high}"
 
 
 def _check_labels(attack: Attack, targets: Tensor, task: Task) -> None:
     wanted = attack.retarget(targets)
     assert wanted.shape == targets.shape and wanted.dtype is torch.int64, "retarget must give int64, one a target"
     assert int(wanted.min()) >= 0 and int(wanted.max()) < attack.num_classes, "retarget gave an unknown class"
+    if targets.ndim == 1:
+        due = (targets + 1) % attack.num_classes if attack.all_to_all else torch.full_like(targets, attack.target)
+        assert_equal(
+            wanted, due, "the label map must be y -> (y + 1) mod num_classes with all_to_all, else y -> target"
+        )
     counts, eligible = attack.counts(targets), attack.eligible(targets)
     source = attack.source(targets)
     assert source.dtype is torch.bool and source.shape == (len(targets),), "source must be bool, one a target"
@@ -107,6 +116,8 @@ def _check_poison(attack: Attack, batch: Batch) -> None:
     assert_equal(poisoned.samples.targets[covers], batch.targets[covers], "covers must keep their labels")
     rest[covers] = False
     assert_equal(parts(poisoned.samples[rest]), parts(batch[rest]), "a sample was changed that is not in indices")
+    for before, after in zip(leaves(batch.inputs), leaves(poisoned.samples.inputs), strict=True):
+        _check_range(before, after, "poisoned samples and covers")
     labels = batch.targets[indices] if attack.clean_label else attack.retarget(batch.targets[indices])
     assert_equal(poisoned.samples.targets[indices], labels, "poisoned labels must be those of retarget or as before")
     again = attack.poison(batch, generator(0))

@@ -88,7 +88,7 @@ def attack(
     from unbackdoor_cli.options import pairs
     from unbackdoor_cli.paths import check_free
     from unbackdoor_cli.progress import stages
-    from unbackdoor_cli.tables import figures, measured_by
+    from unbackdoor_cli.tables import ceiling, figures, measured_by
     from unbackdoor_cli.victims import device_of, train_victim
 
     output = Output(as_json=json)
@@ -120,7 +120,7 @@ def attack(
             kit.preview(preview, [scene.victim.attack], scene.data.test)
     card = scene.victim.card
     caption = f"On {len(scene.data.test)} test samples. Saved in {out}; next: unbackdoor purify {out} --out FILE"
-    caption += measured_by(scene.task)
+    caption += ceiling(scene.victim.attack, card.figures) + measured_by(scene.task)
     output.result(
         {"out": str(out), "task": task, "seed": seed, "model": card.model, "data": card.data, "attack": card.attack}
         | {"metric": next(iter(card.figures)), "figures": card.figures},

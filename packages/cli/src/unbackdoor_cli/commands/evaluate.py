@@ -34,7 +34,7 @@ def evaluate(
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.progress import stages
     from unbackdoor_cli.subjects import open_subject
-    from unbackdoor_cli.tables import figures, measured_by
+    from unbackdoor_cli.tables import ceiling, figures, measured_by
 
     output = Output(as_json=json)
     named = replace(named, attack_from=attack_from)
@@ -52,5 +52,6 @@ def evaluate(
         "samples": len(samples), "asr": asr, "notices": subject.notices,
         "measured_by": subject.task.measured_by(),
     }  # fmt: skip
-    caption = f"On {len(samples)} samples." + ("" if subject.attack else f"\n{asr}.") + measured_by(subject.task)
+    caption = f"On {len(samples)} samples." + ("" if subject.attack else f"\n{asr}.")
+    caption += ceiling(subject.attack, values) + measured_by(subject.task)
     output.result(payload, figures(str(named.source), values, caption))

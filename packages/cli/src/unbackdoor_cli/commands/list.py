@@ -83,13 +83,25 @@ def _tasks() -> dict[str, str]:
     return {name: _first_line(sys.modules[kit(name).task.__module__]) for name in task_names()}
 
 
+def _attacks(kit: TaskKit) -> dict[str, str]:
+    """A line for each, with what a user must know before choosing one: labels, and whether the training is its own."""
+    lines = {}
+    for name, cls in kit.attacks.items():
+        maps = cls.maps_all_to_all and not cls.clean_label
+        traits = ["clean label"] if cls.clean_label else []
+        traits += ["all to all" if cls.all_to_all else "all_to_all=true" if maps else "to one class only"]
+        traits += ["takes part in the training"] if cls.needs_training else []
+        lines[name] = f"{_first_line(cls)} ({'; '.join(traits)})"
+    return lines
+
+
 _OF_THE_REGISTRY: dict[Kind, Callable[[], dict[str, str]]] = {
     Kind.methods: _methods,
     Kind.defences: _defences,
     Kind.tasks: _tasks,
 }
 _OF_A_KIT: dict[Kind, Callable[[TaskKit], dict[str, str]]] = {
-    Kind.attacks: lambda kit: {name: _first_line(cls) for name, cls in kit.attacks.items()},
+    Kind.attacks: _attacks,
     Kind.models: lambda kit: dict(kit.models),
     Kind.data: lambda kit: {name: _first_line(loader) for name, loader in kit.data.items()},
 }

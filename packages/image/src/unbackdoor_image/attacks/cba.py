@@ -51,6 +51,7 @@ class CBA(Learned):
 
     name: ClassVar[str] = "cba"
     needs_training: ClassVar[bool] = True
+    maps_all_to_all: ClassVar[bool] = False  # one class becomes another
     health: ClassVar[HealthFloor] = HealthFloor(clean=40.0, asr=70.0)
 
     target: int = 2
@@ -66,8 +67,6 @@ class CBA(Learned):
     def __post_init__(self) -> None:
         """Refuse classes that are not three different ones, and numbers outside what the attributes allow."""
         super().__post_init__()
-        if self.all_to_all:
-            raise BadOption("cba turns one class into another, so all_to_all has no meaning; leave it off.")
         three = {self.target, self.source_class, self.partner}
         if len(three) < 3 or not all(0 <= one < self.num_classes for one in three):
             raise BadOption(

@@ -78,7 +78,7 @@ def gtsrb(
     Args:
         seed: Of the clean set.
         path: A folder with Parquet files, its training file, or a root of torchvision (the folder above ``gtsrb``).
-        clean_share: Share of the defender; None means 1 %.
+        clean_share: Share of the defender; None means 3 %, as in FIP, since its classes are small.
         clean_count: Their number instead.
         size: Side in pixels; the whole frame is stretched.
 
@@ -98,9 +98,8 @@ def gtsrb(
         train, test = (images_of(table, size=size)[:2] for table in tables)
         if "track" in tables[0].column_names:
             groups = torch.tensor(tables[0].column("track").to_pylist())
-    return splits(
-        train, test, _GTSRB, seed=seed, clean_share=clean_share, clean_count=clean_count, groups=groups, flip=False
-    )
+    sizes: dict[str, Any] = {"clean_share": clean_share, "clean_count": clean_count, "default_share": 0.03}
+    return splits(train, test, _GTSRB, seed=seed, groups=groups, flip=False, **sizes)
 
 
 def _tables(path: str | Path | None, name: str, repository: str) -> tuple[Any, Any]:
