@@ -42,12 +42,7 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
 def other_answers(logs: Tensor, classes: Tensor) -> Tensor:
     """``log(1 - p_k)`` of one class ``k`` a sample, as the sum over all others, exact where ``p_k`` is nearly 1.
 
-    Args:
-        logs: ``log p``, shape ``(batch, classes)``.
-        classes: ``k``, int64 of shape ``(batch,)``.
-
-    Returns:
-        Shape ``(batch,)``.
+    ``logs`` are ``log p``, shape ``(batch, classes)``, and ``classes`` the ``k``, int64 of shape ``(batch,)``.
     """
     ruled_out = torch.zeros_like(logs, dtype=torch.bool).scatter(1, classes.unsqueeze(1), True)
     return logs.masked_fill(ruled_out, -torch.inf).logsumexp(1)
@@ -65,10 +60,7 @@ class SharedExamples:
         ball: Of one sample's perturbation.
         run: Its generator augments and draws starts.
         ascent_steps: Of the search.
-        adversarial: Weight of both models' losses in the search.
-        shared: Weight of their likeness in it.
-        clean: Weight of the loss on clean inputs.
-        unlearn: Weight of the loss on shared examples.
+        adversarial: ``lambda_3``; likewise ``shared``, ``clean`` and ``unlearn`` for ``lambda_4, lambda_1, lambda_2``.
         mixup: Of the clean inputs.
     """
 
@@ -146,11 +138,6 @@ class SAU(Purifier):
             "batch_size": 256,
             "lr": 1e-4,
             "schedule": "cosine",
-            "radius": 0.8,
-            "ascent_steps": 5,
-            "adversarial": 0.01,
-            "shared": 1.0,
-            "unlearn": 1.0,
         },
     }
 
