@@ -20,6 +20,7 @@ def test_compare_goes_on_where_it_was(call, victim, folder):
     again = call("compare", victim, *QUICK, "--out", "c", "--seeds", 2)
     assert (again.err.count("kept from before"), again.err.count(": done")) == (4, 3)
     assert "bn-only" in again.out
+    assert "selection" in again.out.partition("In the files")[2], "columns without room must be named"
 
 
 def test_compare_names_its_oracle(call, victim):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 from dataclasses import fields, replace
+from functools import lru_cache
 
 import pytest
 import torch
 
 from unbackdoor.errors import BadOption, UnsupportedModel, UnsupportedTask
-from unbackdoor.registry import kit, method, method_names, task_names
+from unbackdoor.registry import defence, defence_names, kit, method, task_names
+from unbackdoor.report import weight_hash
 from unbackdoor.testing import ClassificationTask, SquareTrigger, check_attack, check_purifier, check_task, tiny_models
 from unbackdoor.tree import leaves
 from unbackdoor.victim import Victim, VictimCard
 
 
+@lru_cache(maxsize=1)
 def material(name):
     """Task, a few clean samples and the demo's untrained model of an installed package."""
     found = kit(name)
@@ -36,23 +39,56 @@ def test_installed_task_keeps_its_promises(task_name):
     check_task(task, splits.clean[slice(0, 8)], model)
 
 
-def test_installed_task_runs_with_every_method(task_name):
+NEEDS = {"classes", "perturbable", "one-class", "classifier"}
+"""What a method may ask of a task; nothing else is a reason to leave a task out below."""
+
+
+def lacks(needs, task, clean, model):
+    """The first need that the task or its model does not meet: the error that must come, and what it must say."""
+    if "perturbable" in needs and not offers_floats(task, clean.inputs):
+        return UnsupportedTask, "searches in input space"
+    if "one-class" in needs and not answers_one_class(clean.targets):
+        return UnsupportedTask, "compares the classes that models answer with"
+    if "classifier" in needs and has_ties(model):
+        return UnsupportedModel, "last layer is tied"
+    return None
+
+
+def test_installed_task_runs_with_method_or_lacks_what_it_declares(task_name, method_name):
+    """No pair is left out: a method runs, or refuses by its own name what it says beforehand that it needs."""
     _, task, splits, model = material(task_name)
     clean = splits.clean[slice(0, 16)]
-    for name in method_names():
-        known = method(name).__dataclass_fields__
-        few = {key: 2 for key in known if key == "steps" or key.endswith("_steps")}
-        few |= {"attenuation": 1.0} if "attenuation" in known else {}  # an untrained network may fall silent under it
-        purifier = method(name)(**few, **({"batch_size": 8} if "batch_size" in known else {}))
-        if "perturbable" in purifier.needs and not offers_floats(task, clean.inputs):
-            with pytest.raises(UnsupportedTask, match=f"'{name}' searches in input space"):
-                purifier.purify(copy.deepcopy(model), clean, task)
-            continue
-        if "classifier" in purifier.needs and has_ties(model):
-            with pytest.raises(UnsupportedModel, match="last layer is tied"):
-                purifier.purify(copy.deepcopy(model), clean, task)
-            continue
-        check_purifier(purifier, model, clean, task, again=name == "nft")
+    known = method(method_name).__dataclass_fields__
+    few = {key: 2 for key in known if key == "steps" or key.endswith("_steps")}
+    few |= {"attenuation": 1.0} if "attenuation" in known else {}  # an untrained network may fall silent under it
+    purifier = method(method_name)(**few, **({"batch_size": 8} if "batch_size" in known else {}))
+    assert set(purifier.needs) <= NEEDS
+    missing = lacks(purifier.needs, task, clean, model)
+    if missing is None:
+        check_purifier(purifier, model, clean, task, again=method_name == "nft")
+        return
+    error, text = missing
+    with pytest.raises(error, match=text) as refused:
+        purifier.purify(copy.deepcopy(model), clean, task)
+    assert error is UnsupportedModel or f"'{method_name}'" in str(refused.value)
+
+
+def test_installed_task_trains_with_every_defence_that_trains(task_name):
+    _, task, splits, model = material(task_name)
+    samples = splits.train[slice(0, 24)]
+    quick = {"epochs": 1, "trap_epochs": 1, "unlearn_epochs": 1, "confounded_epochs": 1, "batch_size": 8}
+    for name in defence_names():
+        known = defence(name).__dataclass_fields__
+        made = defence(name).make(**{key: value for key, value in quick.items() if key in known})
+        trained, report = made.train(lambda seed: copy.deepcopy(model), samples, task)
+        assert (report.method, report.task) == (name, task.name)
+        assert list(trained.state_dict()) == list(model.state_dict())
+        assert report.hash_after != weight_hash(model), "nothing was trained"
+
+
+def answers_one_class(targets):
+    """Whether a target is the index of a class; rows of labels and of tokens are tensors of two dimensions or trees."""
+    return isinstance(targets, torch.Tensor) and targets.ndim == 1
 
 
 def has_ties(model):

@@ -89,8 +89,9 @@ class Purifier(Configured, ABC):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     needs: ClassVar[tuple[str, ...]] = ("classes",)
     """Capabilities: ``"classes"`` where it tunes on labels, of which there must be several; ``"perturbable"`` where it
-    searches in input space, so that `Task.perturbable` must give floats; ``"classifier"`` where it makes the last layer
-    anew, which must then be trainable and tied to no other."""
+    searches in input space, so that `Task.perturbable` must give floats; ``"one-class"`` where it compares the classes
+    that models answer with, which must then be given by logits, one class a sample; ``"classifier"`` where it makes the
+    last layer anew, which must then be trainable and tied to no other."""
     discrete: ClassVar[bool] = False
     """Whether the result is one of few (which neurons are pruned), so that two seeds may give the same weights."""
 
@@ -245,6 +246,25 @@ class Purifier(Configured, ABC):
                     f"the method {self.name!r} searches in input space, but {error}. Use a method that changes weights "
                     "alone, such as nft or f-fip, or a task whose Task.perturbable gives the floats to search in."
                 ) from error
+        if "one-class" in self.needs and not _one_class(clean, outputs, task):
+            raise UnsupportedTask(
+                f"the method {self.name!r} compares the classes that models answer with, but the task {task.name!r} "
+                f"does not answer with logits of one class a sample (outputs {_shapes(outputs)}, targets "
+                f"{_shapes(clean.samples.targets)}). Use a method that needs the task's loss alone, such as nft or "
+                "i-bau."
+            )
+
+
+def _one_class(clean: CleanSet, outputs: Any, task: Task) -> bool:
+    """Whether outputs are logits ``(batch, classes)`` of the task's own likelihood, and targets class indices."""
+    targets = clean.samples.targets
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+        return False
+    if outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point():
+        return False
+    first = targets[: len(outputs)]
+    likely = outputs.float().log_softmax(1).gather(1, first.long().unsqueeze(1)).squeeze(1)
+    return torch.allclose(likely, task.log_likelihood(outputs, first).float(), rtol=1e-3, atol=1e-3)
 
 
 def _shapes(tree: Any) -> str:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +18,7 @@ from unbackdoor_bench import Grid, Store, engine, run, summarise, work
 from unbackdoor_bench.oracle import Oracle
 from unbackdoor_bench.work import draw_clean, steps_of
 
+TOY = Path(__file__).resolve().parents[2] / "cli" / "toy"
 QUICK = {"steps": 3, "batch_size": 8}
 
 
@@ -165,12 +170,73 @@ def test_two_workers_give_what_one_gives(victims, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "package"), [("ray", "ray"), ("slurm", "submitit")])
-def test_two_workers_of_other_engines_give_the_same(victims, tmp_path, name, package):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit leaves its log files open
+@pytest.mark.parametrize(
+    ("name", "package", "options"),
+    [("ray", "ray", {}), ("slurm", "submitit", {"cluster": "local"}), ("slurm", "submitit", {"cluster": "debug"})],
+    ids=["ray", "slurm-local", "slurm-debug"],
+)
+def test_two_workers_of_other_engines_give_the_same(victims, tmp_path, monkeypatch, name, package, options):
     pytest.importorskip(package)
-    cells, store = grid(victims, methods=["nft"]).cells(), Store(tmp_path / "out")
-    run(cells, store, engine(name, 2, store.folder, {"cluster": "local"} if name == "slurm" else {}))
-    assert {store.read(cell)["status"] for cell in cells} == {"done"}
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TOY), os.environ.get("PYTHONPATH", "")]))  # for its workers
+    cells = grid(victims[:1], methods=["bn-only"]).cells()
+    store, alone = Store(tmp_path / "out"), Store(tmp_path / "alone")
+    run(cells, store, engine(name, 2, store.folder, options))
+    run(cells, alone)
+    contents = [store.read(cell) for cell in cells]
+    assert {content["status"] for content in contents} == {"done"}, contents
+    assert [content["figures"] for content in contents] == [alone.read(cell)["figures"] for cell in cells]
+
+
+class Submitted:
+    """A job of a cluster that ends when it is told to."""
+
+    job_id = "1"
+
+    def __init__(self, call):
+        self.call, self.ended, self.cancelled = call, False, False
+
+    def done(self):
+        return self.ended
+
+    def cancel(self):
+        self.cancelled = True
+
+    def exception(self):
+        return None
+
+
+class Cluster:
+    """In submitit's place: remembers what it is given."""
+
+    def __init__(self, folder, cluster):
+        self.cluster, self.jobs, self.parameters = cluster, [], {}
+        type(self).last = self
+
+    def update_parameters(self, **parameters):
+        self.parameters |= parameters
+
+    def submit(self, call):
+        self.jobs.append(Submitted(call))
+        return self.jobs[-1]
+
+
+def test_no_more_jobs_than_workers_are_on_their_way(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(AutoExecutor=Cluster))
+    made = engine("slurm", 2, tmp_path, {"slurm_partition": "gpu", "timeout_min": "30"})
+    waiting = [made.submit(int, number) for number in range(5)]
+    cluster = Cluster.last
+    assert (cluster.cluster, cluster.parameters["slurm_partition"], cluster.parameters["timeout_min"]) == (
+        "slurm", "gpu", 30,
+    )  # fmt: skip
+    assert [job.done() for job in waiting] == [False] * 5
+    assert len(cluster.jobs) == 2
+    cluster.jobs[0].ended = True
+    assert [job.done() for job in waiting] == [True] + [False] * 4
+    assert [job.call() for job in cluster.jobs] == [0, 1, 2]
+    waiting[0].result()
+    made.close(cancel=True)
+    assert [job.cancelled for job in cluster.jobs] == [False, True, True]
 
 
 class Dead:

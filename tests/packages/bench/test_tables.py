@@ -6,7 +6,7 @@ import io
 import pytest
 
 from unbackdoor_bench import Cell, draw_scatter, summarise, to_csv, to_html, to_markdown
-from unbackdoor_bench.tables import columns
+from unbackdoor_bench.tables import columns, legend
 
 
 def cell(label, seed=0, method=None, **more):
@@ -90,6 +90,14 @@ def test_oracle_columns_stand_only_where_it_was_on(rows):
     assert columns(found)[-2:] == ["oracle ACC", "oracle ASR"]
     assert found[1].oracle["asr"].mean == 1.0
     assert "| 84.0 | 1.0 |" in to_markdown(found)
+
+
+def test_legend_explains_what_is_shown_and_nothing_else(rows):
+    text = legend(["method", "ACC", "ACC drop", "ASR"])
+    assert "drop: " in text
+    assert "ASR: " in text
+    assert not any(word in text for word in ("LCR", "MiB", "selection", "oracle"))
+    assert legend(columns(rows)) in to_markdown(rows)
 
 
 def test_scatter_is_a_picture(rows, tmp_path):

@@ -9,6 +9,7 @@ import importlib
 import multiprocessing
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -93,7 +94,10 @@ class _RayJob:
 
 
 class _Slurm:
-    """Jobs of SLURM by submitit; ``cluster=local`` runs the same jobs as processes of this machine."""
+    """Jobs of SLURM by submitit; ``cluster=local`` runs the same jobs as processes of this machine.
+
+    A job is submitted when fewer than ``workers`` are on their way: submitit would let all of them run at once.
+    """
 
     def __init__(self, workers: int, folder: Path, options: Mapping[str, str]) -> None:
         submitit = _needed("submitit", "slurm")
@@ -101,14 +105,19 @@ class _Slurm:
         cluster = str(given.pop("cluster", "slurm"))
         self.executor = submitit.AutoExecutor(folder=str(folder / "slurm"), cluster=cluster)
         self.executor.update_parameters(**{"name": "unbackdoor", "timeout_min": _A_DAY, **given})
-        if cluster == "slurm":
-            self.executor.update_parameters(slurm_array_parallelism=workers)
+        self.workers = workers
         self.jobs: list[Any] = []
 
     def submit(self, work: Callable[..., None], *arguments: Any) -> Job:
-        job: Any = self.executor.submit(work, *arguments)
-        self.jobs.append(job)
-        return _SlurmJob(job)
+        return _SlurmJob(self, partial(work, *arguments))
+
+    def started(self, call: Callable[[], None]) -> Any:
+        """The job of ``call``; None where there is no room for it yet."""
+        self.jobs = [job for job in self.jobs if not job.done()]
+        if len(self.jobs) >= self.workers:
+            return None
+        self.jobs.append(self.executor.submit(call))
+        return self.jobs[-1]
 
     def close(self, *, cancel: bool) -> None:
         if cancel:
@@ -118,15 +127,19 @@ class _Slurm:
 
 
 class _SlurmJob:
-    def __init__(self, job: Any) -> None:
-        self.job = job
+    def __init__(self, engine: _Slurm, call: Callable[[], None]) -> None:
+        self.engine, self.call = engine, call
+        self.job: Any = None
 
     def done(self) -> bool:
-        return bool(self.job.done())
+        """Whoever asks lets the engine look for room, so that nothing runs that nobody waits for."""
+        if self.job is None:
+            self.job = self.engine.started(self.call)
+        return self.job is not None and bool(self.job.done())
 
     def result(self) -> Any:
         """Raises what went wrong; a finished cell has written its own result."""
-        error = self.job.exception()
+        error = None if self.job is None else self.job.exception()
         if error is not None:
             raise RuntimeError(f"the job {self.job.job_id} failed: {error}")
 

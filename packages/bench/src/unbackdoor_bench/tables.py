@@ -10,16 +10,27 @@ from itertools import groupby
 
 from unbackdoor_bench.summary import Row
 
-__all__ = ["LEGEND", "columns", "to_csv", "to_html", "to_markdown", "values"]
+__all__ = ["columns", "legend", "to_csv", "to_html", "to_markdown", "values"]
 
 _SHORT = {"accuracy": "ACC", "bleu": "BLEU", "mean_average_precision": "mAP"}
-LEGEND = (
-    "Percent, on test data that no method saw; mean ± standard deviation over seeds. drop: what of the figure before "
-    "is gone, in points. ASR: triggered samples answered as the attacker wants; worst: the seed with the highest. LCR: "
-    "triggered samples answered rightly. MiB: peak memory, on a CPU the growth of the process. selection: what decided "
-    "how strongly the method purified. oracle: the state of a run, or the variant, with the lowest ASR on the test "
-    "part within the oracle's budget of clean accuracy; no defender can choose so, and no method saw it."
-)
+_EXPLAINED = {
+    "drop": "drop: what of the figure before is gone, in points.",
+    "ASR": "ASR: triggered samples answered as the attacker wants; worst: the seed with the highest.",
+    "LCR": "LCR: triggered samples answered rightly.",
+    "MiB": "MiB: peak memory, on a CPU the growth of the process.",
+    "selection": "selection: what decided how strongly the method purified.",
+    "oracle": (
+        "oracle: the state of a run, or the variant, with the lowest ASR on the test part within the oracle's budget "
+        "of clean accuracy; no defender can choose so, and no method saw it."
+    ),
+}
+
+
+def legend(names: Sequence[str]) -> str:
+    """What the headings ``names`` mean, those alone."""
+    words = {word for name in names for word in name.split()}
+    told = [text for word, text in _EXPLAINED.items() if word in words]
+    return " ".join(["Percent, on test data that no method saw; mean ± standard deviation over seeds.", *told])
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
@@ -57,7 +68,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
         lines = [f"**{victim}**", "", _line(names), _line(["---"] * len(names))]
         lines += [_line([_barred(value) for value in _texts(row, names)]) for row in group]
         parts.append("\n".join(lines) + "\n")
-    return "\n".join([*parts, LEGEND, ""])
+    return "\n".join([*parts, legend(names), ""])
 
 
 def to_csv(rows: Sequence[Row]) -> str:
@@ -108,7 +119,7 @@ def to_html(rows: Sequence[Row], title: str, picture: str | None = None, facts: 
             cells = "".join(f"<td>{_safe(value)}</td>" for value in _texts(row, names))
             body.append(f"<tr>{cells}</tr>")
         body.append("</tbody></table></div>")
-    body.append(f"<p>{_safe(LEGEND)}</p>")
+    body.append(f"<p>{_safe(legend(names))}</p>")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{_safe(title)}</title>'
     return f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head><body>\n' + "\n".join(
         [*body, "</body></html>", ""]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["bars", "needed", "of_words", "shown"]
 
+_WIDE = 170
+"""Columns of a terminal in which the whole table has room."""
 _FIRST = ("method", "drop", "ASR", "worst", "LCR", "seconds")
 
 
@@ -108,14 +110,14 @@ def bars(output: Output, total: int) -> Iterator[Callable[[Beat], None]]:
 
 def shown(rows: Sequence[Row], width: int) -> list[Any]:
     """The table of each victim: all columns where the terminal has room, else the first things to know."""
-    from unbackdoor_bench.tables import LEGEND, columns, values
+    from unbackdoor_bench.tables import columns, legend, values
 
     names = columns(rows)
     oracle = names[-1] == "oracle ASR"
     kept = [
         number
         for number, name in enumerate(names)
-        if width >= 170 or name in _FIRST or number in (1, 2) or name.startswith("oracle")
+        if width >= _WIDE or name in _FIRST or number in (1, 2) or name.startswith("oracle")
     ]
     found: list[Any] = []
     for victim, group in groupby(rows, key=lambda row: row.victim):
@@ -128,4 +130,8 @@ def shown(rows: Sequence[Row], width: int) -> list[Any]:
                 cells[1] = Text("refused or failed, see the notes")
             table.add_row(*(cells[number] for number in kept), end_section=row.label == "none")
         found += [Text(victim, style="bold"), table]
-    return [*found, Text(LEGEND, style="dim")]
+    told = legend([names[number] for number in kept])
+    hidden = [name for number, name in enumerate(names) if number not in kept]
+    if hidden:
+        told += f" In the files, and here with {_WIDE} columns: {', '.join(hidden)}."
+    return [*found, Text(told, style="dim")]

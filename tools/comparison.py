@@ -1,0 +1,161 @@
+"""The table of all methods in the documentation, made from what `unbackdoor compare` measured.
+
+    unbackdoor compare VICTIM... --methods all --seeds 3 --threads 1 --out comparison
+    python tools/comparison.py comparison VICTIM... --out docs/results/comparison_small.json --page docs/comparison.md
+    python tools/comparison.py --check
+
+The first command makes one file a cell; the second gathers them, with the cards of the victims, into one JSON file and
+makes the page from that file alone. The last says whether the committed page still is that of its JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unbackdoor_bench import Cell, Row, summarise, to_markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT, PAGE = ROOT / "docs" / "results" / "comparison_small.json", ROOT / "docs" / "comparison.md"
+CONTROLS = ("none", "bn-only", "ft", "ft mixup=1.0")
+LARGEST_DROP = 10.0
+"""Points of clean accuracy that a method may cost where it is said to beat the control."""
+CLEARLY = 5.0
+"""Points of ASR below the control's from which on it counts as beaten."""
+
+
+def main() -> int:
+    """Gather, write and check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path, nargs="?", help="folder of `unbackdoor compare`")
+    parser.add_argument("victims", type=Path, nargs="*", help="folders that were compared, in the order of the page")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.check:
+        same = arguments.page.read_text(encoding="utf-8") == page(json.loads(arguments.out.read_text(encoding="utf-8")))
+        sys.stderr.write("" if same else f"{arguments.page} is not what {arguments.out} says; make it again.\n")
+        return 0 if same else 1
+    if arguments.store is None or not arguments.victims:
+        parser.error("give the folder of the comparison and those of its victims")
+    content = gathered(arguments.store, arguments.victims)
+    arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    arguments.page.write_text(page(content), encoding="utf-8")
+    return 0
+
+
+def gathered(store: Path, victims: Sequence[Path]) -> dict[str, Any]:
+    """What the cells and the victims' cards say, without logs and notices."""
+    cards = {folder.name: json.loads((folder / "card.json").read_text(encoding="utf-8")) for folder in victims}
+    cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((store / "cells").glob("*.json"))]
+    kept = [short(cell) for cell in cells if cell["victim"] in cards]
+    kept.sort(key=lambda cell: (list(cards).index(cell["victim"]), rank(cell), cell["seed"]))
+    seeds = sorted({cell["seed"] for cell in kept if cell["method"] != "none"})
+    command = f"unbackdoor compare {' '.join(f'victims/{name}' for name in cards)} --methods all --seeds {len(seeds)}"
+    versions = next(cell["versions"] for cell in cells if cell["status"] == "done")
+    return {"command": f"{command} --threads 1", "victims": cards, "cells": kept, "versions": versions}
+
+
+def short(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a cell and what they depend on."""
+    names = ("victim", "label", "method", "seed", "status", "error", "figures", "seconds", "steps", "peak_bytes")
+    found = {name: cell[name] for name in (*names, "selection", "clean") if name in cell}
+    found["depends_on"] = cell["depends_on"]
+    if "report" in cell:
+        found["report"] = {"trainable": cell["report"]["trainable"], "total": cell["report"]["total"]}
+        found["notices"] = cell["report"]["notices"]
+    return found
+
+
+def rank(cell: Mapping[str, Any]) -> tuple[int, str]:
+    """Where a row stands: the victim as it is, the controls, then by name."""
+    label = cell["label"]
+    return (CONTROLS.index(label) if label in CONTROLS else len(CONTROLS), label)
+
+
+def rows_of(content: Mapping[str, Any]) -> list[Row]:
+    """Means and spreads over the seeds."""
+    pairs = []
+    for cell in content["cells"]:
+        known = cell["depends_on"]
+        made = Cell(
+            victim=cell["victim"],
+            victim_hash=known["victim_hash"],
+            method=cell["method"],
+            label=cell["label"],
+            options=known["options"],
+            seed=cell["seed"],
+            clean=known["clean"],
+        )
+        pairs.append((made, cell))
+    return summarise(pairs)
+
+
+def page(content: Mapping[str, Any]) -> str:
+    """The page, made from the JSON alone."""
+    rows = rows_of(content)
+    seeds = sorted({cell["seed"] for cell in content["cells"] if cell["method"] != "none"})
+    made = (
+        f"Made by `tools/comparison.py` from `docs/results/{RESULT.name}`, whose cells `{content['command']}` "
+        f"measured: defaults of every method, {len(seeds)} seeds of the method on one victim of each kind, torch "
+        f"{content['versions']['torch']}, one thread of a shared CPU, so seconds are rough."
+    )
+    beaten = (
+        "`bn-only` re-estimates BatchNorm and changes no weight. A method beats it on a victim where its mean ASR lies "
+        f"at least {CLEARLY:g} points below and its mean clean accuracy falls by {LARGEST_DROP:g} points at most."
+    )
+    lines = ["# All methods on small victims", "", made, ""]
+    lines += [f"- {victim(name, card)}" for name, card in content["victims"].items()]
+    lines += ["", "## Does it beat the control?", "", beaten, "", *verdicts(rows)]
+    lines += ["", "## Figures", "", to_markdown(rows)]
+    return "\n".join(lines)
+
+
+def victim(name: str, card: Mapping[str, Any]) -> str:
+    """One line on a victim."""
+    options = {k: v for part in ("model_options", "data_options", "train_options") for k, v in card[part].items()}
+    options = {key: value for key, value in options.items() if key not in ("num_classes", "path")}
+    words = ", ".join(f"{key} {value}" for key, value in options.items())
+    trigger = ", ".join(f"{k} {v}" for k, v in card["attack_options"].items() if k not in ("name", "num_classes"))
+    return f"**{name}**: {card['attack']} ({trigger}) on {card['data']}, {card['model']} ({words}), seed {card['seed']}"
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """A table of methods against victims: mean ASR and loss, bold where the control is beaten."""
+    victims = list(dict.fromkeys(row.victim for row in rows))
+    found = {(row.victim, row.label): row for row in rows}
+    labels = [label for label in dict.fromkeys(row.label for row in rows) if label != "none"]
+    lines = [
+        "ASR / points of clean accuracy lost; bold where it beats the control:",
+        "",
+        f"| method | {' | '.join(victims)} | beats `bn-only` on |",
+        "|---" * (len(victims) + 2) + "|",
+    ]
+    for label in labels:
+        cells, won = [], 0
+        for name in victims:
+            row, control = found.get((name, label)), found[name, "bn-only"]
+            text, better = compared(row, control)
+            won += better
+            cells.append(f"**{text}**" if better else text)
+        lines.append(f"| {label} | {' | '.join(cells)} | {won} of {len(victims)} |")
+    return lines
+
+
+def compared(row: Row | None, control: Row) -> tuple[str, bool]:
+    """``ASR / loss`` and whether the row beats the control."""
+    if row is None or not row.after:
+        return ("not run" if row is None else "refused"), False
+    lost = row.drop(row.metric)
+    assert lost is not None
+    asr = row.after["asr"].mean
+    return f"{asr:.1f} / {lost + 0.0:.1f}", asr <= control.after["asr"].mean - CLEARLY and lost <= LARGEST_DROP
+
+
+if __name__ == "__main__":
+    sys.exit(main())
