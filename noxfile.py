@@ -30,6 +30,11 @@ LINT = ["ruff>=0.14"]
 CONTRACTS = ["import-linter>=2.5"]
 TYPES = ["mypy>=1.18"]
 FAIRSEQ = ["fairseq==0.12.2", "torch==1.12.1", "numpy==1.23.5"]
+MMDET = ["mmdet==3.3.0", "mmengine==0.10.7", "mmcv-lite==2.1.0"]
+MMDET_NEEDS = [
+    *("addict", "opencv-python-headless", "pycocotools", "rich", "scipy", "shapely", "six", "termcolor"),
+    *("terminaltables", "torchmetrics", "tqdm", "yapf"),
+]
 TESTS = ["pytest>=8.4", "pytest-xdist>=3.6", *CONTRACTS]
 
 nox.needs_version = ">=2025.2"
@@ -118,6 +123,22 @@ def pytorchvideo(session: nox.Session) -> None:
     session.run(
         str(python), "-m", "pytest", "tests/packages/video", "-k", "pytorchvideo", *session.posargs, external=True
     )
+
+
+@nox.session(venv_backend="none")
+def mmdet(session: nox.Session) -> None:
+    """A detector of mmdet, last released in 2024, and our metrics against torchmetrics: an environment of its own.
+
+    It is skipped where it cannot be made.
+    """
+    env = ROOT / ".nox" / "mmdet"
+    try:
+        python = install(session, env, *editable(PACKAGES), *TESTS, *MMDET_NEEDS)
+        install(session, env, "--no-deps", *MMDET)  # they ask for an OpenCV with windows, and for mmcv's compiled build
+    except CommandFailed:
+        session.skip("mmdet 3.3.0 cannot be installed here; only MMDetTask needs it")
+    tests = [f"tests/packages/multilabel/test_{name}.py" for name in ("mmdet", "task")]
+    session.run(str(python), "-m", "pytest", *tests, *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none")

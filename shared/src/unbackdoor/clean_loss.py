@@ -31,6 +31,7 @@ class Teacher:
     A network that has learned a trigger answers with the trigger's class where an input is only a little like it, and
     mixtures of clean samples often are. So a class that mixtures evoke although none of their labels names it, more
     than four times as often as the median class, is a suspect: nothing about it is learned from the given model.
+    Nor is anything that the labels settle (`Task.settled`).
 
     Attributes:
         model: In eval mode; run without gradients.
@@ -69,7 +70,9 @@ class Teacher:
     @torch.no_grad()
     def answer(self, task: Task, batch: Batch) -> Batch:
         """The same inputs; targets are the pair of what this model says of them and of what they were."""
-        answers = task.imitate(task.forward(self.model, batch.inputs), batch.targets, self.suspects)
+        settled = task.settled(batch.targets)
+        suspects = self.suspects if settled is None else self.suspects | settled
+        answers = task.imitate(task.forward(self.model, batch.inputs), batch.targets, suspects)
         return Batch(batch.inputs, (answers, batch.targets))
 
 

@@ -93,13 +93,26 @@ class Task(ABC):
         Args:
             reference: Outputs of the other model, without a graph.
             targets: Of the same batch, mixed or not.
-            suspects: Bool of shape ``(classes,)``; those classes keep the share that ``targets`` give them, whatever
-                the other model says, and it only tells how the rest is divided.
+            suspects: Bool of shape ``(classes,)``, or ``(batch, classes)`` where the task has `settled`; those classes
+                keep the share that ``targets`` give them, whatever the other model says, and it only tells how the
+                rest is divided.
 
         Raises:
             NotImplementedError: See `evoked`.
         """
         raise NotImplementedError(f"task {self.name!r} cannot turn another model's answers into targets")
+
+    def settled(self, targets: Tree) -> Tensor | None:
+        """Where the targets of a batch, mixed or not, leave no question open that another model could answer.
+
+        A sample that may show several classes has labels that say yes or no to each of them. Those are what the
+        defender knows, so `imitate` treats them like suspects: it is asked for the other model's opinion only where
+        mixing has made a label uncertain.
+
+        Returns:
+            Bool of shape ``(batch, classes)``; None, the default, where classes exclude each other.
+        """
+        return None
 
     @abstractmethod
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:

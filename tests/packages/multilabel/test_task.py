@@ -8,8 +8,10 @@ from fractions import Fraction
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
+from torch import nn
 from torch.testing import assert_close
 
+from unbackdoor.clean_loss import Teacher
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.task import Batch
 from unbackdoor_multilabel import MultilabelTask
@@ -18,6 +20,7 @@ from unbackdoor_multilabel.meters import MeanAveragePrecision, MicroF1, PerClass
 from unbackdoor_multilabel.rows import hard_rows, rarest_class
 
 TASK = MultilabelTask()
+SUM = MultilabelTask(per_class=False)
 
 
 def logits_for(rows, generator, sureness=1.0):
@@ -34,7 +37,9 @@ def test_log_likelihood_is_the_sum_of_bernoulli_terms(rows, generator):
     logits = logits_for(rows, generator)
     pairs = [zip(*pair, strict=True) for pair in zip(logits, rows, strict=True)]
     slow = [sum(bernoulli(float(z), int(t)) for z, t in pair) for pair in pairs]
-    assert_close(TASK.log_likelihood(logits, rows), torch.tensor(slow, dtype=torch.float64), rtol=0, atol=1e-10)
+    expected = torch.tensor(slow, dtype=torch.float64)
+    assert_close(SUM.log_likelihood(logits, rows), expected, rtol=0, atol=1e-10)
+    assert_close(TASK.log_likelihood(logits, rows), expected / rows.shape[1], rtol=0, atol=1e-10)
 
 
 def test_log_likelihood_of_a_triple_is_that_of_the_mixed_shares(rows, generator):
@@ -49,7 +54,7 @@ def test_log_likelihood_of_a_triple_is_that_of_the_mixed_shares(rows, generator)
 
 def test_log_likelihood_of_very_sure_logits_is_finite_in_half_precision():
     logits = torch.tensor([[60.0, -60.0]], dtype=torch.bfloat16)
-    assert_close(TASK.log_likelihood(logits, torch.tensor([[0, 1]])), torch.tensor([-120.0]))
+    assert_close(SUM.log_likelihood(logits, torch.tensor([[0, 1]])), torch.tensor([-120.0]))
 
 
 def test_imitation_keeps_labels_of_suspects_and_asks_for_sigmoids_elsewhere(rows, generator):
@@ -57,6 +62,37 @@ def test_imitation_keeps_labels_of_suspects_and_asks_for_sigmoids_elsewhere(rows
     soft = TASK.imitate(reference, rows, suspects)
     assert_close(soft[:, suspects], rows[:, suspects].double())
     assert_close(soft[:, ~suspects], reference.sigmoid()[:, ~suspects])
+
+
+def test_imitation_asks_each_sample_for_its_own_classes(rows, generator):
+    reference = logits_for(rows, generator)
+    suspects = torch.rand(rows.shape, generator=generator) < 0.5
+    soft = TASK.imitate(reference, rows, suspects)
+    assert_close(soft[suspects], rows[suspects].double())
+    assert_close(soft[~suspects], reference.sigmoid()[~suspects])
+
+
+def test_labels_settle_what_both_sides_of_a_mixture_agree_on():
+    a, b = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0]]), torch.tensor([[1, 0, 1, 0], [1, 0, 1, 0]])
+    assert bool(TASK.settled(a).all()), "labels that are not mixed leave nothing open"
+    mixed = TASK.settled((a, b, torch.tensor([0.3, 1.0])))
+    assert mixed.tolist() == [[True, False, False, True], [True, True, True, True]]
+
+
+def test_a_teacher_is_asked_only_what_labels_leave_open(generator):
+    """Of a teacher that always answers class 0, nothing is learned where neither image of a mixture shows it."""
+
+    class Sure(nn.Module):
+        def forward(self, images):
+            return torch.tensor([9.0, 0.0, -9.0]).expand(len(images), -1)
+
+    rows = torch.tensor([[0, 1, 0], [0, 0, 1], [1, 0, 1], [0, 0, 1]])
+    others = rows.roll(1, 0)
+    batch = Batch(torch.rand(4, 1, 8, 8, generator=generator), (rows, others, torch.full((4,), 0.5)))
+    answers, labels = Teacher(Sure(), torch.zeros(3, dtype=torch.bool)).answer(TASK, batch).targets
+    assert labels is batch.targets
+    said = torch.tensor([9.0, 0.0, -9.0]).sigmoid().expand(4, -1)
+    assert_close(answers, torch.where(rows == others, rows.float(), said))
 
 
 def test_evoked_counts_contradictions_of_both_kinds():
@@ -115,8 +151,8 @@ def test_meters_of_nothing_say_so():
 def test_correct_is_exact_or_f1():
     logits = torch.tensor([[5.0, 5, -5], [5, -5, -5], [-5, -5, -5], [5, 5, 5]])
     rows = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 0], [0, 0, 1]])
-    assert TASK.correct(logits, rows).tolist() == [True, False, True, False]
-    graded = MultilabelTask(credit="f1").correct(logits, rows)
+    assert MultilabelTask(credit="exact").correct(logits, rows).tolist() == [True, False, True, False]
+    graded = TASK.correct(logits, rows)
     expected = [Fraction(1), Fraction(2, 3), Fraction(1), Fraction(1, 2)]
     assert graded.tolist() == pytest.approx([float(one) for one in expected])
     with pytest.raises(BadOption, match="credit"):
@@ -157,7 +193,7 @@ def test_asymmetric_loss_is_its_formula(values, rows, generator):
 def test_asymmetric_loss_without_its_exponents_is_the_log_likelihood(rows, generator):
     logits = logits_for(rows, generator)
     plain = asymmetric_scores(logits, rows.double(), positive=0, negative=0, margin=0)
-    assert_close(plain, TASK.log_likelihood(logits, rows), rtol=0, atol=1e-12)
+    assert_close(plain, SUM.log_likelihood(logits, rows), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

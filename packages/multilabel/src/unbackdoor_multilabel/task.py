@@ -35,11 +35,14 @@ class MultilabelTask(PixelTask):
     Attributes:
         credit: What `correct` says of an answer: ``"exact"``, all classes right (bool), or ``"f1"``, the F1 score of
             its row in [0, 1] (1 where both rows are empty). A class is answered where its probability is above 1/2.
+        per_class: Whether `log_likelihood` is divided by the number of classes. On by default: its unit is then nats
+            per decision, as for a classifier of one class, and learning rates mean the same for 10 classes and for 80.
     """
 
     name: ClassVar[str] = "multilabel"
 
-    credit: str = "exact"
+    credit: str = "f1"
+    per_class: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -50,6 +53,7 @@ class MultilabelTask(PixelTask):
     def log_likelihood(self, outputs: Tree, targets: Tree) -> Tensor:
         """``sum_k t_k log sigmoid(z_k) + (1 - t_k) log sigmoid(-z_k)``: a sum of Bernoulli terms.
 
+        It is divided by the number of classes with ``per_class``.
         For the triple ``(a, b, lambda)`` the shares ``t`` are ``lambda a + (1 - lambda) b``, which is the same as
         ``lambda l_a + (1 - lambda) l_b``: minus the loss of Eq. (4) of NFT.
 
@@ -63,7 +67,7 @@ class MultilabelTask(PixelTask):
         logits = _at_least_single(outputs)
         there = shares(targets, logits.dtype)
         terms: Tensor = there * logsigmoid(logits) + (1 - there) * logsigmoid(-logits)
-        return terms.sum(1)
+        return terms.mean(1) if self.per_class else terms.sum(1)
 
     def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
         """How much the answers contradict the labels in each class: float of shape ``(classes,)``.
@@ -77,9 +81,17 @@ class MultilabelTask(PixelTask):
         return against.mean(dim=0)
 
     def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> Tensor:
-        """Probabilities ``(batch, classes)``: the labels' share for suspects, the sigmoid for all others."""
+        """Probabilities ``(batch, classes)``: the labels' share for suspects, the sigmoid for all others.
+
+        ``suspects`` has the shape ``(classes,)`` or ``(batch, classes)``.
+        """
         likely = _at_least_single(reference).sigmoid()
         return torch.where(suspects, shares(targets, likely.dtype), likely)
+
+    def settled(self, targets: Tree) -> Tensor:
+        """Classes that are surely there or surely not: in a mixture, those on which both of its labels agree."""
+        there = shares(targets, torch.float32)
+        return (there == 0) | (there == 1)
 
     def meters(self) -> Mapping[str, Meter]:
         """Mean average precision (the headline), per-class F1 (CF1) and overall F1 (OF1)."""

@@ -125,14 +125,7 @@ class DetectionTask(Task):
         """
         images = self._images(model, inputs)
         with _flags(model, False), torch.no_grad():
-            found = model(list(images))
-        if not isinstance(found, list) or not all(
-            isinstance(one, Mapping) and set(_ANSWER) <= set(one) for one in found
-        ):
-            raise UnsupportedModel(
-                f"{type(model).__name__} gave a {type(found).__name__} in eval mode; a detector gives a list of "
-                "dictionaries with boxes, scores and labels, one for each image."
-            )
+            found = self.detector_answers(model, list(images))
         out = {
             "boxes": torch.zeros(len(images), self.answers, 4, device=images.device, dtype=images.dtype),
             "scores": torch.zeros(len(images), self.answers, device=images.device, dtype=images.dtype),
@@ -196,6 +189,43 @@ class DetectionTask(Task):
         highest: Tensor = targets[..., 4].amax(1).long()
         return highest
 
+    def detector_losses(
+        self, model: nn.Module, images: Sequence[Tensor], truths: Sequence[Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """What the detector calls its losses; another interface than torchvision's overrides this.
+
+        Args:
+            model: With its own train flags on.
+            images: Floats in [0, 1], ``(channels, height, width)`` each.
+            truths: ``boxes`` and ``labels`` (from 1) of each.
+
+        Raises:
+            UnsupportedModel: It gives no dictionary of losses.
+        """
+        losses: Any = model(images, truths)
+        if not isinstance(losses, Mapping) or not losses:
+            raise UnsupportedModel(
+                f"{type(model).__name__} gave a {type(losses).__name__} in train mode; a detector gives a dictionary "
+                "of losses."
+            )
+        return losses
+
+    def detector_answers(self, model: nn.Module, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """``boxes``, ``scores`` and ``labels`` of each image; another interface overrides this.
+
+        Raises:
+            UnsupportedModel: It gives something else.
+        """
+        found: Any = model(images)
+        if not isinstance(found, list) or not all(
+            isinstance(one, Mapping) and set(_ANSWER) <= set(one) for one in found
+        ):
+            raise UnsupportedModel(
+                f"{type(model).__name__} gave a {type(found).__name__} in eval mode; a detector gives a list of "
+                "dictionaries with boxes, scores and labels, one for each image."
+            )
+        return found
+
     def _images(self, model: nn.Module, inputs: Any) -> Tensor:
         if not isinstance(inputs, Mapping) or "images" not in inputs:
             raise BadData(
@@ -207,12 +237,12 @@ class DetectionTask(Task):
     def _losses(self, model: nn.Module, images: Tensor, boxes: Tensor) -> Tensor:
         truths = [{**one, "boxes": one["boxes"].to(images.dtype)} for one in unpad_boxes(boxes)]
         if model.training:
-            return _total(model(list(images), truths), model).expand(len(images))
+            return _total(self.detector_losses(model, list(images), truths)).expand(len(images))
         with _flags(model, True):
             found = []
             for image, truth in zip(images, truths, strict=True):
                 with seeded(0, image.device):
-                    found.append(_total(model([image], [truth]), model))
+                    found.append(_total(self.detector_losses(model, [image], [truth])))
         return torch.stack(found)
 
 
@@ -223,12 +253,7 @@ def _boxes(inputs: Any) -> Tensor:
     return found
 
 
-def _total(losses: Any, model: nn.Module) -> Tensor:
-    if not isinstance(losses, Mapping) or not losses:
-        raise UnsupportedModel(
-            f"{type(model).__name__} gave a {type(losses).__name__} in train mode; a detector gives a dictionary of "
-            "losses."
-        )
+def _total(losses: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([value.sum() for value in losses.values()]).sum()
 
 
