@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from unbackdoor.clean_loss import CleanLoss
+from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadData, BadOption
+from unbackdoor.purifier import Run
 from unbackdoor.task import Batch
-from unbackdoor_video import VideoTask
-from unbackdoor_video.augment import move, moved
+from unbackdoor_video import VideoTask, build
+from unbackdoor_video.augment import frame_runs, later, move
 
 
 class Sums(nn.Module):
@@ -40,13 +44,25 @@ def _slow_move(clip: Tensor, later: int, down: int, right: int, flipped: bool) -
     return out
 
 
-@pytest.mark.parametrize(("later", "down", "right", "flipped"), [
-    (0, 0, 0, False), (1, 2, -3, False), (-2, -1, 4, True), (0, 5, 0, True), (9, 0, 0, False), (0, -6, 7, False),
-])  # fmt: skip
-def test_moved_clip_equals_the_loop(later, down, right, flipped, generator):
-    clip = torch.rand(4, 2, 6, 7, generator=generator)
-    found = moved(clip, later=later, down=down, right=right, flipped=flipped)
-    assert_close(found, _slow_move(clip, later, down, right, flipped), rtol=0, atol=0)
+def test_clips_moved_in_space_and_time_equal_the_loop(generator):
+    clips = torch.rand(24, 3, 2, 5, 6, generator=generator)
+    found = move(clips, generator, crop=1, shift=1, flip=True)
+    draws = list(itertools.product((-1, 0, 1), (-1, 0, 1), (-1, 0, 1), (False, True)))
+    drawn = []
+    for clip, out in zip(clips, found, strict=True):
+        fitting = [draw for draw in draws if torch.equal(_slow_move(clip, *draw), out)]
+        assert len(fitting) == 1
+        drawn += fitting
+    for axis in range(4):
+        assert {draw[axis] for draw in drawn} == {draw[axis] for draw in draws}
+
+
+@pytest.mark.parametrize("by", [0, 1, -2, 9, -9])
+def test_later_clip_equals_the_loop(by, generator):
+    clips = torch.rand(2, 4, 2, 3, 3, generator=generator)
+    found = later(clips, torch.tensor([by, 0]))
+    assert_close(found[0], _slow_move(clips[0], by, 0, 0, False), rtol=0, atol=0)
+    assert_close(found[1], clips[1], rtol=0, atol=0)
 
 
 def test_move_is_one_for_all_frames_of_a_clip_and_differs_between_clips(generator):
@@ -65,7 +81,7 @@ def test_augment_without_options_leaves_small_clips_and_never_flips(samples, gen
 def test_augment_moves_in_time_with_held_ends(samples, generator):
     batch = VideoTask(crop=0, shift=2).augment(samples, generator, mix=0)
     for before, after in zip(samples.inputs, batch.inputs, strict=True):
-        assert any(torch.equal(after, moved(before, later=t)) for t in range(-2, 3))
+        assert any(torch.equal(after, _slow_move(before, t, 0, 0, False)) for t in range(-2, 3))
 
 
 def test_mixup_has_one_lambda_for_all_frames_of_a_pair(samples):
@@ -110,6 +126,82 @@ def test_mixup_keeps_uint8(samples, generator):
         assert VideoTask(mixup=kind).augment(whole, generator, mix=1.0).inputs.dtype is torch.uint8
 
 
+def test_runs_of_frames_are_whole_or_neighbours(generator):
+    runs = frame_runs(2000, 6, generator, whole=0.75)
+    lengths = runs.sum(1)
+    assert int(lengths.min()) == 1
+    changes = (runs[:, 1:] != runs[:, :-1]).sum(1)
+    starts_or_ends = runs[:, 0].int() + runs[:, -1].int()
+    assert torch.equal(changes, 2 - starts_or_ends), "one run, without a gap"
+    share = float((lengths == 6).float().mean())
+    assert share == pytest.approx(0.75 + 0.25 / 6, abs=0.03)
+    for frame in range(6):
+        assert bool(runs[lengths < 6][:, frame].any())
+        assert not bool(runs[lengths < 6][:, frame].all())
+    assert bool(frame_runs(50, 6, generator, whole=1.0).all())
+
+
+def test_disturbance_is_the_same_in_all_frames_that_it_covers(generator):
+    clips = torch.full((400, 5, 3, 12, 12), 0.5)
+    kept = clips.clone()
+    found = VideoTask(disturbed=1.0, whole=0.5).disturb(clips, generator)
+    assert torch.equal(clips, kept), "nothing changes in place"
+    assert found.shape == clips.shape
+    assert 0 <= float(found.min()) < 0.1 < 0.9 < float(found.max()) <= 1
+    changed = (found != clips).flatten(2).any(2)
+    assert 0.9 < float(changed.any(1).float().mean()) <= 1
+    partly = changed.any(1) & ~changed.all(1)
+    assert 0.25 < float(partly.float().mean()) < 0.55
+    for clip, covered in zip(found, changed, strict=True):
+        some = clip[covered]
+        assert_close(some, some[:1].expand_as(some), rtol=0, atol=0)
+
+
+def test_disturbance_comes_from_the_generator_alone(samples):
+    task = VideoTask()
+    before = torch.random.get_rng_state()
+    first, again, other = (task.disturb(samples.inputs, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert VideoTask(disturbed=0.0).disturb(samples.inputs, torch.Generator()) is samples.inputs
+
+
+def test_disturbance_of_bytes_gives_floats_and_normalised_clips_keep_their_range(samples, generator):
+    levels = (samples.inputs * 255).to(torch.uint8)
+    found = VideoTask(disturbed=1.0).disturb(levels, generator)
+    assert found.is_floating_point()
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    normalised = samples.inputs * 4 - 2
+    low, high = float(normalised.min()), float(normalised.max())
+    found = VideoTask(disturbed=1.0).disturb(normalised, generator)
+    assert low - 1e-5 <= float(found.min()) < -1
+    assert 1 < float(found.max()) <= high + 1e-5
+
+
+def test_teacher_does_not_read_the_disturbance(samples, monkeypatch):
+    task = VideoTask(crop=0, disturbed=1.0)
+    model = build("cnn-lstm", 4, in_channels=1, width=3, depth=2, hidden=5).eval()
+    run = Run(torch.Generator().manual_seed(0), torch.device("cpu"), model)
+    read: dict[int, list[Tensor]] = {}
+    forward = VideoTask.forward
+
+    def watched(self, given, inputs):
+        read.setdefault(id(given), []).extend(inputs)
+        return forward(self, given, inputs)
+
+    monkeypatch.setattr(VideoTask, "forward", watched)
+    loss = CleanLoss.of(model, task, CleanSet(samples), run, distil=1.0, mixup=0.0, disturb=True)
+    drawn, objective = loss.prepare(2, 12, 0.0)
+    read.pop(id(model), None)
+    assert float(objective(next(drawn.batches(12, run.generator))).detach()) > 0
+    known = list(samples.inputs)
+    assert all(any(torch.equal(clip, one) for one in known) for clip in read[id(loss.teacher.model)])
+    tuned = [clip for clip in read[id(model)] if any(torch.equal(clip, one) for one in known)]
+    assert len(read[id(model)]) == 12
+    assert len(tuned) < 4
+
+
 def test_forward_gives_a_model_the_layout_that_it_takes(clips):
     clips = clips.double()[:, :, :, :5]
     by_frame = VideoTask().forward(Sums(), clips)
@@ -149,7 +241,7 @@ def test_bytes_and_floats_are_the_same_clips(model):
 
 @pytest.mark.parametrize("words", [
     {"mean": (0.5,)}, {"mean": (0.5,), "std": (0.0,)}, {"layout": "rows"}, {"mixup": "pixel"}, {"crop": -1},
-    {"shift": -1}, {"chunk": 0},
+    {"shift": -1}, {"chunk": 0}, {"whole": 1.5}, {"whole": -0.1}, {"disturbed": 2.0},
 ])  # fmt: skip
 def test_options_that_cannot_be_are_refused(words):
     with pytest.raises(BadOption):

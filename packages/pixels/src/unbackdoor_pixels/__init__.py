@@ -5,11 +5,12 @@ from __future__ import annotations
 from unbackdoor_pixels.disturbance import disturbance
 from unbackdoor_pixels.geometry import random_geometry, shift_and_flip
 from unbackdoor_pixels.task import PixelTask
-from unbackdoor_pixels.values import as_floats, check_images, on_pixels
+from unbackdoor_pixels.values import as_floats, check_clips, check_images, on_pixels
 
 __all__ = [
     "PixelTask",
     "as_floats",
+    "check_clips",
     "check_images",
     "disturbance",
     "on_pixels",

@@ -1,8 +1,9 @@
-"""The part of a task that is the same wherever inputs are images, whatever their labels are."""
+"""The part of a task that is the same wherever inputs are images or clips, whatever their labels are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,9 @@ __all__ = ["PixelTask"]
 class PixelTask(Task):
     """A task whose inputs are images; a package adds ``name`` and what its labels mean.
 
-    Inputs have the shape ``(batch, channels, height, width)``, ``uint8`` in 0..255 or floats in [0, 1].
+    Inputs have the shape ``(batch, channels, height, width)``, ``uint8`` in 0..255 or floats in [0, 1]. A task of clips
+    ``(batch, frames, channels, height, width)`` overrides `pixels`, and, where frames are not all treated alike, `ask`,
+    `move`, `mix` and `spread`.
 
     Attributes:
         mean: Subtracted from each channel inside `forward`; give what the model was trained with, or None.
@@ -63,17 +66,41 @@ class PixelTask(Task):
         The logits are picked out of dictionaries, Hugging Face outputs and the tuples of Inception and GoogLeNet.
 
         Raises:
-            BadData: The inputs are not one tensor of images, or ``mean`` has not their number of channels.
+            BadData: The inputs are not what `pixels` takes, or ``mean`` has not their number of channels.
         """
         parameter = next(model.parameters(), None)
         dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
-        images = as_floats(check_images(inputs), dtype)
+        given = as_floats(self.pixels(inputs), dtype)
         if self.mean is not None and self.std is not None:
-            if len(self.mean) != images.shape[1]:
-                raise BadData(f"images have {images.shape[1]} channels, but mean and std have {len(self.mean)} values.")
-            images = (images - _per_channel(self.mean, images)) / _per_channel(self.std, images)
-        logits: Tensor = pick_logits(model(images))
+            if len(self.mean) != given.shape[-3]:
+                raise BadData(f"inputs have {given.shape[-3]} channels, but mean and std have {len(self.mean)} values.")
+            given = (given - _per_channel(self.mean, given)) / _per_channel(self.std, given)
+        logits: Tensor = pick_logits(self.ask(model, given))
         return logits
+
+    def pixels(self, inputs: Tree) -> Tensor:
+        """The inputs as they are, if this task can read them.
+
+        Raises:
+            BadData: They are not one tensor of images.
+        """
+        return check_images(inputs)
+
+    def ask(self, model: nn.Module, given: Tensor) -> Any:
+        """What the model says of normalised pixels: where the dimensions are put in the order that it takes."""
+        return model(given)
+
+    def move(self, pixels: Tensor, generator: torch.Generator, crop: int) -> Tensor:
+        """Random moves of at most ``crop`` pixels, and mirror images if `flip` is on."""
+        return random_geometry(pixels, generator, crop=crop, flip=self.flip)
+
+    def mix(self, pixels: Tensor, generator: torch.Generator, mix: float) -> tuple[Tensor, Tensor, Tensor]:
+        """MixUp: the mixtures, the partner of each sample, and the share of the first."""
+        return mix_up(pixels, generator, mix=mix, per_sample=self.mixup_per_sample)
+
+    def spread(self, share: Tensor, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Which part of each sample a disturbance covers: ``share`` is ``(batch, 1, height, width)``."""
+        return share
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """Random crop of the zero-padded image, a flip if on, then MixUp with ``lambda ~ Beta(mix, mix)``.
@@ -86,38 +113,39 @@ class PixelTask(Task):
         """
         if mix < 0:
             raise BadOption(f"mix is {mix}; the parameter of the Beta distribution must be at least 0 (0: no MixUp).")
-        images = check_images(batch.inputs)
-        crop = _default_crop(images) if self.crop is None else self.crop
-        images = random_geometry(images, generator, crop=crop, flip=self.flip)
+        pixels = self.pixels(batch.inputs)
+        pixels = self.move(pixels, generator, _default_crop(pixels) if self.crop is None else self.crop)
         if mix == 0:
-            return Batch(images, batch.targets)
-        mixed, partners, share = mix_up(images, generator, mix=mix, per_sample=self.mixup_per_sample)
+            return Batch(pixels, batch.targets)
+        mixed, partners, share = self.mix(pixels, generator, mix)
         return Batch(mixed, (batch.targets, batch.targets[partners], share))
 
     def disturb(self, inputs: Tree, generator: torch.Generator) -> Tensor:
-        """Images with a random rectangle or a faint pattern over them: `unbackdoor_pixels.disturbance`.
+        """Inputs with a random rectangle or a faint pattern over them: `unbackdoor_pixels.disturbance`.
 
-        ``uint8`` images become floats in [0, 1]. What is put over images that were normalised beforehand has their
-        range.
+        ``uint8`` pixels become floats in [0, 1]. What is put over pixels that were normalised beforehand has their
+        range. All frames of a clip get the same, but for those that `spread` leaves out.
         """
-        images = check_images(inputs)
+        pixels = self.pixels(inputs)
         if self.disturbed == 0:
-            return images
-        images = as_floats(images)
-        share, content = disturbance(*images.shape, generator, rate=self.disturbed)
-        low, high = images.amin().clamp(max=0), images.amax().clamp(min=1)
-        return images.lerp(low + (high - low) * content.to(images), share.to(images))
+            return pixels
+        pixels = as_floats(pixels)
+        channels, height, width = pixels.shape[-3:]
+        share, content = disturbance(len(pixels), channels, height, width, generator, rate=self.disturbed)
+        content = content.view(len(pixels), *[1] * (pixels.ndim - 4), channels, height, width)
+        low, high = pixels.amin().clamp(max=0), pixels.amax().clamp(min=1)
+        return pixels.lerp(low + (high - low) * content.to(pixels), self.spread(share, pixels, generator).to(pixels))
 
     def perturbable(self, inputs: Tree) -> Tensor:
         """The pixels as floats in [0, 1]."""
-        return as_floats(check_images(inputs))
+        return as_floats(self.pixels(inputs))
 
     def inspect(self, clean: Batch, outputs: Tree) -> list[str]:
         """What the labels' side says; then a notice on pixels beyond [0, 1]."""
         notices = super().inspect(clean, outputs)
-        images = check_images(clean.inputs)
-        if images.is_floating_point():
-            low, high = float(images.amin()), float(images.amax())
+        pixels = self.pixels(clean.inputs)
+        if pixels.is_floating_point():
+            low, high = float(pixels.amin()), float(pixels.amax())
             if low < -1e-3 or high > 1 + 1e-3:
                 notices.append(
                     f"pixels range from {low:.2f} to {high:.2f}, not within 0 to 1. Right for a model that wants them "
@@ -127,10 +155,10 @@ class PixelTask(Task):
         return notices
 
 
-def _default_crop(images: Tensor) -> int:
-    side = min(images.shape[-2:])
+def _default_crop(pixels: Tensor) -> int:
+    side = min(pixels.shape[-2:])
     return side // 8 if side >= 16 else 0
 
 
 def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True).view(1, -1, 1, 1)
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True).view(-1, 1, 1)

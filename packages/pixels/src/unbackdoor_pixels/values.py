@@ -11,7 +11,7 @@ from torch import Tensor
 from unbackdoor.errors import BadData
 from unbackdoor.tree import leaves
 
-__all__ = ["as_floats", "check_images", "on_pixels"]
+__all__ = ["as_floats", "check_clips", "check_images", "on_pixels"]
 
 
 def as_floats(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -43,15 +43,28 @@ def on_pixels(inputs: Any, change: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def check_images(inputs: Any) -> Tensor:
-    """The inputs, which must be one tensor of images.
+    """The inputs, which must be one tensor of images ``(batch, channels, height, width)``.
 
     Raises:
         BadData: They are something else, or integers other than ``uint8``.
     """
-    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
+    return _checked(inputs, "images", "(batch, channels, height, width)")
+
+
+def check_clips(inputs: Any) -> Tensor:
+    """The inputs, which must be one tensor of clips ``(batch, frames, channels, height, width)``.
+
+    Raises:
+        BadData: They are something else, or integers other than ``uint8``.
+    """
+    return _checked(inputs, "clips", "(batch, frames, channels, height, width)")
+
+
+def _checked(inputs: Any, what: str, form: str) -> Tensor:
+    if not isinstance(inputs, Tensor) or inputs.ndim != form.count(",") + 1:
         found = leaves(inputs)
         given = " and ".join(str(tuple(leaf.shape)) for leaf in found[:3]) or type(inputs).__name__
-        raise BadData(f"inputs are {given}; give images as one tensor of shape (batch, channels, height, width).")
+        raise BadData(f"inputs are {given}; give {what} as one tensor of shape {form}.")
     if not inputs.is_floating_point() and inputs.dtype is not torch.uint8:
-        raise BadData(f"images are {inputs.dtype}; give uint8 in 0..255 or floats in [0, 1].")
+        raise BadData(f"{what} are {inputs.dtype}; give uint8 in 0..255 or floats in [0, 1].")
     return inputs

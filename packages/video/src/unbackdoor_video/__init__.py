@@ -27,7 +27,7 @@ KIT = TaskKit(
         data="moving_digits",
         model="cnn-lstm",
         attack="blend",
-        data_options={"clean_count": 160},  # a fifth of them judges the strength; below 20 it could not
+        data_options={"clips": 1440, "clean_count": 240},  # a fifth of the clean ones judges the strength
         model_options={"in_channels": 1, "width": 8, "hidden": 32},
         train_options={"epochs": 12, "batch_size": 32, "lr": 5e-3, "precision": "fp32"},
     ),

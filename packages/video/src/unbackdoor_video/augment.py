@@ -1,4 +1,4 @@
-"""Random moves of whole clips, drawn by an explicit generator."""
+"""Random moves of whole clips and random runs of frames, drawn by an explicit generator."""
 
 from __future__ import annotations
 
@@ -7,40 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["move", "moved"]
+from unbackdoor_pixels import random_geometry
+
+__all__ = ["frame_runs", "later", "move"]
 
 
-def moved(clip: Tensor, *, later: int = 0, down: int = 0, right: int = 0, flipped: bool = False) -> Tensor:
-    """``out[t, :, i, j] = clip[t - later, :, i - down, j - right]``: zero beyond the border, held beyond the ends.
+def later(clips: Tensor, by: Tensor) -> Tensor:
+    """``out[n, t] = clips[n, t - by[n]]``, where the first and the last frame are held.
 
     Args:
-        clip: Shape ``(frames, channels, height, width)``, any dtype.
-        later: Frames to move in time.
-        down: Rows to move down.
-        right: Columns to move right.
-        flipped: Mirror left and right first.
+        clips: Shape ``(batch, frames, ...)``, any dtype.
+        by: Frames to move in time, int64 of shape ``(batch,)``.
     """
-    frames, _, height, width = clip.shape
-    if flipped:
-        clip = clip.flip(-1)
-    if later:
-        times = (torch.arange(frames, device=clip.device) - later).clamp(0, frames - 1)
-        clip = clip[times]
-    if not down and not right:
-        return clip
-    out = torch.zeros_like(clip)
-    rows, columns = height - abs(down), width - abs(right)
-    if rows > 0 and columns > 0:
-        to_row, to_column = max(down, 0), max(right, 0)
-        row, column = max(-down, 0), max(-right, 0)
-        out[:, :, to_row : to_row + rows, to_column : to_column + columns] = clip[
-            :, :, row : row + rows, column : column + columns
-        ]
-    return out
+    frames = clips.shape[1]
+    times = (torch.arange(frames, device=clips.device) - by[:, None]).clamp(0, frames - 1)
+    return clips[torch.arange(len(clips), device=clips.device)[:, None], times]
 
 
 def move(clips: Tensor, generator: torch.Generator, *, crop: int, shift: int = 0, flip: bool = False) -> Tensor:
-    """Each clip moved by `moved`, alike in all its frames.
+    """Each clip moved in space, zero beyond the border, and in time, held beyond the ends; alike in all its frames.
 
     Args:
         clips: Shape ``(batch, frames, channels, height, width)``, any dtype and device.
@@ -49,12 +34,29 @@ def move(clips: Tensor, generator: torch.Generator, *, crop: int, shift: int = 0
         shift: Largest move in frames, in both directions.
         flip: Whether every second clip, by chance, is mirrored.
     """
-    if crop == 0 and shift == 0 and not flip:
-        return clips
+    # frames as further channels are moved alike
+    moved = random_geometry(clips.flatten(1, 2), generator, crop=crop, flip=flip).view(clips.shape)
+    if shift == 0:
+        return moved
+    by = torch.randint(-shift, shift + 1, (len(clips),), generator=generator, device=generator.device)
+    return later(moved, by.to(clips.device))
+
+
+def frame_runs(count: int, frames: int, generator: torch.Generator, *, whole: float) -> Tensor:
+    """Which frames of each clip something covers: all of them, or a run of neighbours that may be as short as one.
+
+    Args:
+        count: Number of clips.
+        frames: Of each clip.
+        generator: Every draw comes from it.
+        whole: Probability that all frames are covered.
+
+    Returns:
+        Bool of shape ``(count, frames)``, on the generator's device; at least one of each row is set.
+    """
     words: dict[str, Any] = {"generator": generator, "device": generator.device}
-    count = len(clips)
-    places = torch.randint(-crop, crop + 1, (2, count), **words).tolist() if crop else [[0] * count] * 2
-    times = torch.randint(-shift, shift + 1, (count,), **words).tolist() if shift else [0] * count
-    flips = (torch.rand(count, **words) < 0.5).tolist() if flip else [False] * count
-    draws = zip(clips, times, *places, flips, strict=True)
-    return torch.stack([moved(clip, later=t, down=y, right=x, flipped=f) for clip, t, y, x, f in draws])
+    lengths = torch.randint(1, frames + 1, (count, 1), **words)
+    lengths = torch.where(torch.rand(count, 1, **words) < whole, frames, lengths)
+    starts = (torch.rand(count, 1, **words) * (frames - lengths + 1)).floor()
+    at = torch.arange(frames, device=generator.device)
+    return (at >= starts) & (at < starts + lengths)

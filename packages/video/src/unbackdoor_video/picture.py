@@ -14,7 +14,7 @@ from unbackdoor.checkpoint import write_atomically
 from unbackdoor.kit import Splits
 from unbackdoor.showing import ATTACKED, FAINT, INK, OTHER, RIGHT, ask, one_of_each_class
 from unbackdoor.task import Batch, Task
-from unbackdoor_video.task import as_floats
+from unbackdoor_pixels import as_floats
 
 __all__ = ["draw_picture"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.errors import BadData, BadOption
-from unbackdoor_video.task import as_clips
+from unbackdoor_pixels import check_clips
 
 __all__ = ["CORNERS", "check_patch", "corner_of", "on_frames", "patch_side", "put_patch"]
 
@@ -32,7 +32,7 @@ def on_frames(inputs: Any, change: Callable[[Tensor], Tensor]) -> Tensor:
     Raises:
         BadData: The inputs are no clips.
     """
-    clips = as_clips(inputs)
+    clips = check_clips(inputs)
     if clips.is_floating_point():
         return change(clips).clamp(0, 1)
     # clip by clip, since floats take four times the memory

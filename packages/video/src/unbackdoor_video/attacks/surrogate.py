@@ -9,10 +9,10 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from unbackdoor.builders import seeded
 from unbackdoor.task import Batch
+from unbackdoor_pixels import as_floats
 from unbackdoor_video.augment import move
 from unbackdoor_video.models.encoders import SmallEncoder
 from unbackdoor_video.models.frame_lstm import FrameLSTM
-from unbackdoor_video.task import as_floats
 
 __all__ = ["make_surrogate", "train_surrogate"]
 

@@ -31,9 +31,9 @@ from unbackdoor.errors import BadOption
 from unbackdoor.model import differentiable_recurrence
 from unbackdoor.task import Batch
 from unbackdoor.tree import Tree
+from unbackdoor_pixels import as_floats
 from unbackdoor_video.attacks.frames import check_patch, on_frames, patch_side, put_patch
 from unbackdoor_video.attacks.surrogate import make_surrogate, train_surrogate
-from unbackdoor_video.task import as_floats
 
 __all__ = ["UniversalTrigger", "away_from"]
 
