@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.purifier import Run
-from unbackdoor.strength import attenuate_and_recover
+from unbackdoor.strength import Pace, attenuate_and_recover
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 
@@ -42,7 +42,7 @@ def _setting(held_out: int) -> tuple[Scale, Run, ClassificationTask]:
     return Scale(), run, ClassificationTask()
 
 
-def _go(model: Scale, run: Run, task: ClassificationTask, tune: object, **options: float) -> None:
+def _go(model: Scale, run: Run, task: ClassificationTask, tune: object, **options: object) -> None:
     values = {"steps": 10, "rounds": 3, "attenuation": 0.5, "max_clean_drop": 1.0} | options
     attenuate_and_recover(model, tune, model, task, run, **values)  # type: ignore[arg-type]
 
@@ -93,3 +93,40 @@ def test_options_outside_their_range_are_refused(name: str, value: float) -> Non
     model, run, task = _setting(40)
     with pytest.raises(BadOption, match=name):
         _go(model, run, task, lambda steps, share, message: None, **{name: value})
+
+
+def test_a_first_round_that_collapses_twice_begins_anew_with_a_slower_pace() -> None:
+    model, run, task = _setting(40)
+    pace, tried = Pace(), []
+
+    def tune(steps: int, share: float, message: str) -> None:
+        tried.append((pace.factor, float(model.values["value"])))
+        if pace.factor > 0.2:
+            model.values["value"].mul_(-1.0)
+
+    _go(model, run, task, tune, pace=pace, rounds=2)
+    milder = 0.5**0.5
+    assert [factor for factor, _ in tried] == [1.0, 1.0, 0.25, 0.25, 0.0625, 0.0625]
+    assert [value for _, value in tried] == pytest.approx([0.5, milder, 0.5, milder, 0.5, 0.25])
+    torch.testing.assert_close(model.values["value"], torch.tensor([0.25], dtype=torch.float64))
+    assert len(run.notices) == 2
+    assert "0.0625 of the learning rate" in run.notices[1]
+
+
+def test_a_pace_is_slowed_twice_at_most_and_never_for_later_rounds() -> None:
+    model, run, task = _setting(40)
+    pace = Pace()
+    _go(model, run, task, lambda steps, share, message: model.values["value"].mul_(-1.0), pace=pace)
+    assert pace.factor == pytest.approx(1 / 16)
+    assert len(run.log) == 2 + 2 + 4
+    assert "even the mildest round" in run.notices[-1]
+
+    model, run, task = _setting(40)
+    pace = Pace()
+
+    def late(steps: int, share: float, message: str) -> None:
+        if share > 0.5:
+            model.values["value"].mul_(-1.0)
+
+    _go(model, run, task, late, pace=pace)
+    assert pace.factor == 1.0

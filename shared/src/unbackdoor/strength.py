@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -14,9 +15,24 @@ from unbackdoor.errors import BadOption
 from unbackdoor.purifier import Run
 from unbackdoor.task import Task
 
-__all__ = ["Attenuable", "attenuate_and_recover"]
+__all__ = ["Attenuable", "Pace", "attenuate_and_recover"]
 
 _RETRIES = 3
+_COLLAPSE = 25.0
+"""Points of clean accuracy; a first round that costs as much, also in a milder form, did not converge."""
+_SLOWER = 4.0
+_LEAST = 1 / 16
+
+
+@dataclass
+class Pace:
+    """How fast a method's optimisation goes, which the rounds may slow down.
+
+    Attributes:
+        factor: Of the learning rate.
+    """
+
+    factor: float = 1.0
 
 
 class Attenuable(Protocol):
@@ -40,6 +56,7 @@ def attenuate_and_recover(
     rounds: int,
     attenuation: float,
     max_clean_drop: float,
+    pace: Pace | None = None,
 ) -> None:
     """Scale all sites down alike and let clean samples bring back what they need, round after round.
 
@@ -51,6 +68,11 @@ def attenuate_and_recover(
     fallen by more than the budget plus one standard error (on few samples a drop must be clear to stop a
     purification); else the values before it come back and it is tried again with a milder attenuation, the square
     root, so that the budget is spent finely. After three such retries in all, the last round that counted stands.
+
+    Where a layer's outputs are far from 0 before BatchNorm takes their mean away, as behind a maximum over points, a
+    step on its values moves the outputs several times as much, and the learning rate that suits other networks
+    diverges. It shows by a first round that costs 25 points or more, and again when it is retried: then the learning
+    rate becomes a quarter, at most twice, and the rounds begin anew.
 
     ``rounds=1, attenuation=1`` is the papers' plain optimisation from the given model.
 
@@ -65,6 +87,7 @@ def attenuate_and_recover(
         rounds: Largest number of rounds.
         attenuation: Factor of each round, in (0, 1].
         max_clean_drop: Budget in percentage points.
+        pace: What ``tune`` multiplies its learning rate by; without one nothing is slowed down.
 
     Raises:
         BadOption: A value lies outside its range.
@@ -79,7 +102,7 @@ def attenuate_and_recover(
             "whatever they cost."
         )
     given = None if holdout is None else right_answers(model, holdout, task)
-    retries = 0
+    retries, asked = 0, attenuation
     for turn in range(1, rounds + 1):
         before = _copy(handle)
         while True:
@@ -101,6 +124,16 @@ def attenuate_and_recover(
             )
             if within:
                 break
+            collapsed = turn == 1 and drop >= _COLLAPSE and (retries > 0 or attenuation == 1)
+            if pace is not None and collapsed and pace.factor > _LEAST:
+                pace.factor /= _SLOWER
+                run.notice(
+                    f"the first round cost {drop:.1f} points on the holdout in a milder form too, so the rounds began "
+                    f"anew with {pace.factor:g} of the learning rate."
+                )
+                retries, attenuation = 0, asked
+                _restore(handle, before)
+                continue
             if retries < _RETRIES and attenuation < 1:
                 retries += 1
                 attenuation = math.sqrt(attenuation)

@@ -15,6 +15,7 @@ from unbackdoor.errors import BadData, BadOption
 from unbackdoor.task import Batch, Meter
 from unbackdoor.tree import Tree, leaves
 from unbackdoor_pointcloud import augment
+from unbackdoor_pointcloud.disturbance import disturbance
 from unbackdoor_pointcloud.meters import MeanClassAccuracy
 from unbackdoor_pointcloud.mixing import MIXTURES, mix_clouds
 
@@ -40,6 +41,7 @@ class PointTask(ClassTask):
         rotate: ``"none"``, ``"up"`` (about the third axis) or ``"any"``. Leave it off where the model knows upright
             objects, and for victims of `pointpba-o`, whose trigger is a rotation.
         mixture: ``"subset"``, or ``"path"`` for PointMixup, which solves an assignment for each pair on the CPU.
+        disturbed: Share of the clouds into which `disturb` puts a cluster; half as many are tilted; 0 for none.
     """
 
     name: ClassVar[str] = "pointcloud"
@@ -50,6 +52,7 @@ class PointTask(ClassTask):
     drop: float = 0.3
     rotate: str = "none"
     mixture: str = "subset"
+    disturbed: float = 0.8
 
     def __post_init__(self) -> None:
         """Refuse options outside what the attributes allow."""
@@ -61,6 +64,8 @@ class PointTask(ClassTask):
                 f"jitter is {self.jitter}, scale {self.scale}, drop {self.drop}; jitter and scale must be at least 0, "
                 "drop must lie in [0, 1)."
             )
+        if not 0 <= self.disturbed <= 1:
+            raise BadOption(f"disturbed is {self.disturbed}; it is a share of the clouds and must lie in [0, 1].")
 
     def forward(self, model: nn.Module, inputs: Tree) -> Tensor:
         """Logits of shape ``(batch, classes)``.
@@ -94,6 +99,11 @@ class PointTask(ClassTask):
             return Batch(clouds, batch.targets)
         mixed, partners, shares = mix_clouds(clouds, generator, mix=mix, kind=self.mixture)
         return Batch(mixed, (batch.targets, batch.targets[partners], shares))
+
+    def disturb(self, inputs: Tree, generator: torch.Generator) -> Tensor:
+        """Clouds with a random cluster in them or tilted a little: `unbackdoor_pointcloud.disturbance`."""
+        clouds = clouds_of(inputs)
+        return disturbance(clouds, generator, rate=self.disturbed) if self.disturbed else clouds
 
     def meters(self) -> Mapping[str, Meter]:
         """Overall accuracy, and its mean over classes."""

@@ -17,7 +17,7 @@ from unbackdoor.finetune import finetune
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.reparam import SpectralShift
 from unbackdoor.schedule import Schedule
-from unbackdoor.strength import attenuate_and_recover
+from unbackdoor.strength import Pace, attenuate_and_recover
 from unbackdoor.task import Task
 
 __all__ = ["FastFIP"]
@@ -100,6 +100,7 @@ class FastFIP(Purifier):
         with shift:
             run.notices += shift.notices
             anchor = objective.prepare(shift, model, task, clean, run)
+            pace = Pace()
 
             def tune(steps: int, share: float, message: str) -> None:
                 samples, loss = clean_loss.prepare(steps, self.batch_size, share * self.mixup)
@@ -110,7 +111,7 @@ class FastFIP(Purifier):
                     run,
                     steps=steps,
                     batch_size=self.batch_size,
-                    lr=self.lr,
+                    lr=self.lr * pace.factor,
                     momentum=self.momentum,
                     schedule=self.schedule,
                     clip=self.clip,
@@ -128,5 +129,6 @@ class FastFIP(Purifier):
                 rounds=self.rounds,
                 attenuation=self.attenuation,
                 max_clean_drop=self.max_clean_drop,
+                pace=pace,
             )
             shift.fold_()

@@ -17,7 +17,7 @@ from unbackdoor.finetune import finetune
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.reparam import NeuronMask
 from unbackdoor.schedule import Schedule
-from unbackdoor.strength import attenuate_and_recover
+from unbackdoor.strength import Pace, attenuate_and_recover
 from unbackdoor.task import Batch, Task
 
 __all__ = ["NFT", "mask_floor"]
@@ -145,6 +145,7 @@ class NFT(Purifier):
             scales=self.scales,
         )
         run.notices += mask.notices
+        pace = Pace()
 
         def tune(steps: int, share: float, message: str) -> None:
             samples, loss = clean_loss.prepare(steps, self.batch_size, self.mixup)
@@ -160,7 +161,7 @@ class NFT(Purifier):
                 run,
                 steps=steps,
                 batch_size=self.batch_size,
-                lr=self.lr,
+                lr=self.lr * pace.factor,
                 momentum=self.momentum,
                 schedule=self.schedule,
                 clip=self.clip,
@@ -179,5 +180,6 @@ class NFT(Purifier):
                 rounds=self.rounds,
                 attenuation=self.attenuation,
                 max_clean_drop=self.max_clean_drop,
+                pace=pace,
             )
             mask.fold_()
