@@ -83,7 +83,7 @@ class Attack(ABC):
 
     @abstractmethod
     def trigger(self, inputs: Tree, generator: torch.Generator | None = None) -> Tree:
-        """The inputs with the trigger on: same shape, dtype and device; pixels stay in [0, 1].
+        """The inputs with the trigger on: same shape, dtype and device; values stay in the range that real inputs have.
 
         ``generator`` serves attacks whose trigger is drawn anew for each sample.
         """

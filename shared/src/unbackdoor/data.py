@@ -176,7 +176,7 @@ def _collate(items: Iterable[Any]) -> Batch:
     except (TypeError, RuntimeError) as error:
         raise BadData(
             f"the clean samples cannot be stacked into one tensor ({error}); "
-            "convert every input to a tensor of one shape (torchvision.transforms.v2.ToImage, ToDtype, Resize)."
+            "convert every input to a tensor of one shape in the data set's own transform."
         ) from error
     return Batch(inputs, targets)
 
@@ -198,5 +198,5 @@ def _concatenate(batches: list[Batch]) -> Batch:
 
 
 def floats_like(samples: Batch, dtype: torch.dtype) -> Batch:
-    """Floating inputs cast to the model's ``dtype``; integer inputs (tokens) stay."""
+    """Floating inputs cast to the model's ``dtype``; integer inputs stay."""
     return Batch(tree_map(lambda t: t.to(dtype) if t.is_floating_point() else t, samples.inputs), samples.targets)

@@ -27,7 +27,7 @@ class Depth:
 
     Attributes:
         module: Qualified name of the module whose output (the last one, where it is called several times) is meant.
-        channels: Dimension of the channels: 1 for feature maps, -1 for tokens and plain vectors.
+        channels: Dimension of the channels: 1 for feature maps, -1 for sequences and plain vectors.
         shape: Of the output for one sample when the place was found.
     """
 

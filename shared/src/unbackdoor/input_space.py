@@ -20,7 +20,7 @@ __all__ = ["InputSpace"]
 class InputSpace:
     """What may be perturbed in a task's inputs, and the range that real inputs have.
 
-    The range is that of the clean samples, not [0, 1], which would cut normalised pixels and coordinates.
+    The range is that of the clean samples, not [0, 1], which would cut normalised values and coordinates.
 
     Attributes:
         task: Its `Task.perturbable` says what.

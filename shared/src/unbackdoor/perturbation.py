@@ -21,7 +21,7 @@ __all__ = ["Ball", "ascend", "spread", "universal"]
 def spread(space: InputSpace, clean: CleanSet) -> float:
     """Standard deviation of all values that may be perturbed in the clean samples, at least 1e-6.
 
-    A radius in this unit means the same for pixels in [0, 1], for pixels that were normalised before and for points.
+    A radius in this unit means the same for values in [0, 1], for normalised values and for coordinates.
     """
     values = torch.cat([space.task.perturbable(b.inputs).double().flatten() for b in clean.once(500)])
     return max(float(values.std(correction=0)), 1e-6)

@@ -25,7 +25,7 @@ class Representation:
     def vectors(self) -> Tensor:
         """Input of the last weighted layer of the latest forward pass, with its graph: float ``(batch, features)``.
 
-        Positions (pixels, tokens) between batch and features are averaged.
+        Positions between batch and features are averaged.
 
         Raises:
             UnsupportedModel: No layer with a weight was called.

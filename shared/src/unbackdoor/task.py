@@ -159,7 +159,7 @@ class Task(ABC):
         return nn.functional.one_hot(targets, num_classes).float()
 
     def perturbable(self, inputs: Tree) -> Tensor:
-        """The float tensor inside ``inputs`` that a defence may perturb (pixels, points, embeddings).
+        """The float tensor inside ``inputs`` that a defence may perturb: what was measured, never indices.
 
         Raises:
             NotImplementedError: The task has none.

@@ -1,4 +1,4 @@
-"""Masks on the rows of embedding tables, alone and tied, against plain arithmetic."""
+"""Masks on the rows of embedding tables and shifts of their lengths, alone and tied, against plain arithmetic."""
 
 from __future__ import annotations
 
@@ -115,3 +115,60 @@ def test_tables_that_pytorch_writes_into_are_left_out(options):
     model = nn.Sequential(nn.Embedding(9, 4, **options), nn.Linear(4, 2)).eval()
     made = NeuronMask(model, lambda: model(TOKENS), embeddings=True)
     assert set(made.parameters()) == {"1.weight"}
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_shifted_rows_are_the_rows_at_other_lengths(tied, relative):
+    with torch.no_grad():
+        tied.shared.weight[0] = 0  # as the row of padding is
+    with SpectralShift(tied, lambda: tied(TOKENS), embeddings=True, relative=relative) as shift:
+        assert {name: tuple(value.shape) for name, value in shift.parameters().items()} == {
+            "embed.weight": (7, 1),
+            "inner.weight": (1, 4),
+        }
+        torch.testing.assert_close(tied(TOKENS), _plain(tied, tied.shared.weight), rtol=0, atol=1e-12)
+        rows = shift.parameters()["embed.weight"]
+        rows.data.uniform_(-1.2, 0.9, generator=torch.Generator().manual_seed(1))
+        lengths = tied.shared.weight.detach().norm(dim=1)
+        wanted = lengths * (1 + rows.detach()[:, 0]) if relative else lengths + rows.detach()[:, 0]
+        table = torch.nn.functional.normalize(tied.shared.weight.detach()) * wanted.clamp(min=0)[:, None]
+        attached = tied(TOKENS)
+        used = torch.tensor([[1, 2, 2], [6, 5, 1]])  # the direction of a row of length 0 is nobody's
+        torch.testing.assert_close(tied(used)[..., 1:], _plain(tied, table, used)[..., 1:], rtol=0, atol=1e-12)
+        slopes = torch.autograd.grad(attached.square().sum(), list(shift.parameters().values()))
+        assert all(bool(slope.abs().sum() > 0) for slope in slopes)
+        shift.fold_()
+    torch.testing.assert_close(tied(TOKENS), attached.detach(), rtol=0, atol=1e-12)
+    assert tied.head.weight is tied.embed.weight is tied.shared.weight
+    assert type(tied.embed) is nn.Embedding
+
+
+def test_gradient_of_shifted_rows_is_that_of_finite_differences(tied):
+    with SpectralShift(tied, lambda: tied(TOKENS), embeddings=True, relative=True) as shift:
+        rows = 0.3 * torch.rand(7, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+        def loss(values):
+            with shift.substituted({"embed.weight": values}):
+                return tied(TOKENS).square().sum()
+
+        assert torch.autograd.gradcheck(loss, (rows.requires_grad_(),))
+        assert torch.autograd.gradgradcheck(loss, (rows,))
+
+
+def test_rows_that_are_not_looked_up_stay_at_their_attenuated_length():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)).eval()
+    given = model[0].weight.detach().clone()
+    with SpectralShift(model, lambda: model(TOKENS), embeddings=True, relative=True, floor=0.05) as shift:
+        for _ in range(2):
+            shift.attenuate_(0.5)
+        (slope,) = torch.autograd.grad(model(TOKENS).square().sum(), [shift.parameters()["0.weight"]])
+        shift.fold_()
+    used = torch.zeros(9, dtype=torch.bool)
+    used[TOKENS.flatten()] = True
+    assert torch.equal(slope[:, 0] != 0, used)
+    torch.testing.assert_close(model[0].weight.detach(), 0.25 * given)
+
+
+def _plain(tied, table, tokens=TOKENS):
+    inner = tied.inner.weight.detach()
+    return ((table[tokens] @ inner.T + tied.inner.bias).relu() @ table.T).detach()

@@ -84,6 +84,20 @@ def test_greedy_decoding_is_the_argmax_of_forward(model, data, task):
         prefix = torch.cat([prefix, token.unsqueeze(1)], dim=1)
 
 
+@pytest.mark.parametrize("own", ["convolutional", "lstm"])
+def test_a_step_of_decoding_gives_the_last_logits_of_the_whole_prefix(own, data, task):
+    model = KIT.build(own, len(data.classes), seed=0, width=16, depth=2).eval().double()
+    inputs = data.clean[slice(0, 4)].inputs
+    mask = (inputs["input_ids"] != task.pad).long()
+    for length in (1, 4, 5, 6, 9):
+        prefix = inputs["decoder_input_ids"][:, :length]
+        whole = model(inputs["input_ids"], mask, prefix).logits
+        step = model(inputs["input_ids"], mask, prefix, last=True).logits
+        torch.testing.assert_close(step, whole[:, -1:], rtol=0, atol=1e-12)
+    asked = model.prepare_inputs_for_generation(prefix, mask)
+    assert asked["last"] is True
+
+
 def test_beams_decode_on_the_model(model, data):
     """The best of one token is the greedy one; longer answers are closed rows of the asked length."""
     sources = {"input_ids": data.clean.inputs["input_ids"][:6]}

@@ -42,13 +42,13 @@ def conjugate_gradients(
     for _ in range(iterations):
         if not bool(square > limit):
             break
-        image = product(direction)
-        curvature = (direction * image).sum()
+        mapped = product(direction)
+        curvature = (direction * mapped).sum()
         if not bool(curvature > 0):
             break
         step = square / curvature
         solution = solution + step * direction
-        residual = residual - step * image
+        residual = residual - step * mapped
         last, square = square, residual.square().sum()
         direction = residual + (square / last) * direction
     return solution
@@ -145,10 +145,10 @@ def adjoint(
 
     def product(vector: Tensor) -> Tensor:
         along = tangent(vector)
-        image = None
+        mapped = None
         if slope.requires_grad:  # else h is linear in delta
-            (image,) = torch.autograd.grad(slope, point, along, retain_graph=True, allow_unused=True)
-        return tangent(multiplier * along if image is None else image + multiplier * along)
+            (mapped,) = torch.autograd.grad(slope, point, along, retain_graph=True, allow_unused=True)
+        return tangent(multiplier * along if mapped is None else mapped + multiplier * along)
 
     right = tangent(outer_slope.detach())
     if solver == "fixed-point":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -32,6 +32,10 @@ class SpectralShift(Reparametrisation):
     With ``relative=True`` the tuned value is ``rho`` with ``delta = s * rho``: the shift in units of its own
     singular value. This makes steps, gradients and ``Tr(F)`` independent of the scale of ``W``, which a
     normalisation that follows makes arbitrary; it goes beyond the paper.
+
+    An embedding table is no map of vectors but a list of them: a lookup takes one row, and never adds two. So with
+    ``embeddings=True`` each row is a matrix of its own, whose one singular value is its length. That is beyond the
+    paper too.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class SpectralShift(Reparametrisation):
         floor: float | None = None,
         gain: float | None = None,
         skip: Sequence[str] = (),
+        embeddings: bool = False,
     ) -> None:
         """Decompose every weight; values have the shape ``(groups, rank)`` of its singular values.
 
@@ -56,13 +61,17 @@ class SpectralShift(Reparametrisation):
                 ``gain ** (1 / L)``, so that deep networks cannot run away. The paper has no bound (None); 1 lets
                 singular values only shrink.
             skip: Shell patterns of qualified parameter names to leave alone.
+            embeddings: Whether the rows of embedding tables have a shift each, with whatever is tied to them.
 
         Raises:
             NothingTrainable: No site is left.
             UnreachedSite: See `Reparametrisation`.
         """
-        super().__init__(model, probe, skip=skip)
+        super().__init__(model, probe, skip=skip, embeddings=embeddings)
         self.relative = relative
+        for site in self.sites.values():
+            if any(isinstance(layer, nn.Embedding) for layer, _ in site.owners):
+                site.layout = replace(site.layout, groups=site.neurons)
         self.factors = {name: _decompose(site) for name, site in self.sites.items()}
         depth = max(site.depth for site in self.sites.values())
         self.floor, self.ceiling = floor, None if gain is None else gain ** (1 / depth)
@@ -104,6 +113,8 @@ class SpectralShift(Reparametrisation):
 
     def engine(self, site: Site, layer: nn.Module) -> type:
         """Factored where it is cheaper: ``2 r (K + C_out) < 3 K C_out`` for each group, and the layer is plain."""
+        if type(layer) is nn.Embedding:
+            return ShiftedRows
         _, rank, columns = self.factors[site.name].right.shape
         rows = self.factors[site.name].left.shape[1]
         cheaper = 2 * rank * (columns + rows) < 3 * columns * rows
@@ -142,11 +153,26 @@ class FactoredForward:
         with substituted(self, {"weight": right, "bias": None}):  # type: ignore[arg-type]
             inner: Tensor = super().forward(*args, **kwargs)  # type: ignore[misc]
         spatial = site.weight.ndim - 2
+        if spatial == 0 and site.layout.groups > 1:  # tied to a table: every row is a matrix of its own
+            return inner * mixing.view(-1) if bias is None else torch.addcmul(bias, inner, mixing.view(-1))
         if spatial == 0:
             return functional.linear(inner, mixing, bias)
         pointwise = (functional.conv1d, functional.conv2d, functional.conv3d)[spatial - 1]
         kernel = mixing.view(*mixing.shape, *[1] * spatial)
         return pointwise(inner, kernel, bias, groups=site.layout.groups)
+
+
+class ShiftedRows:
+    """The fast engine of shifts on embedding tables: the direction of a row that is looked up, times its length."""
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Look directions up and give each the length of its own row."""
+        attachment = self.__dict__[_KEY]
+        handle, site = attachment.handle, attachment.only
+        factors = handle.factors[site.name]
+        lengths = (factors.left.squeeze(2) * handle.sigma(site, handle.value(site))).squeeze(1)
+        rows = functional.embedding(indices, factors.right.squeeze(1))
+        return rows * lengths[indices].unsqueeze(-1)
 
 
 @torch.no_grad()

@@ -81,8 +81,8 @@ class EncoderDecoder(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         )  # fmt: skip
         return cls(config)
 
-    def decode(self, prefix: Tensor, encoded: BaseModelOutput, mask: Tensor) -> Tensor:
-        """Logits ``(batch, T, vocabulary)`` for ``prefix`` ``(batch, T)``."""
+    def decode(self, prefix: Tensor, encoded: BaseModelOutput, mask: Tensor, *, last: bool = False) -> Tensor:
+        """Logits ``(batch, T, vocabulary)`` for ``prefix`` ``(batch, T)``; with ``last`` those of the last place."""
         raise NotImplementedError
 
     def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
@@ -95,9 +95,13 @@ class EncoderDecoder(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         attention_mask: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         encoder_outputs: Any = None,
+        last: bool = False,
         **_: Any,
     ) -> Seq2SeqLMOutput:
-        """Logits for the prefix ``decoder_input_ids`` ``(batch, T)`` of the source ``input_ids`` ``(batch, S)``."""
+        """Logits for the prefix ``decoder_input_ids`` ``(batch, T)`` of the source ``input_ids`` ``(batch, S)``.
+
+        With ``last`` only those of the last place, ``(batch, 1, vocabulary)``: a step of decoding needs no others.
+        """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         hidden = encoder_outputs.last_hidden_state
@@ -105,15 +109,17 @@ class EncoderDecoder(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             attention_mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         assert decoder_input_ids is not None
         return Seq2SeqLMOutput(
-            logits=self.decode(decoder_input_ids, encoder_outputs, attention_mask), encoder_last_hidden_state=hidden
+            logits=self.decode(decoder_input_ids, encoder_outputs, attention_mask, last=last),
+            encoder_last_hidden_state=hidden,
         )
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, encoder_outputs: Any = None, **_: Any
     ) -> dict[str, Any]:
-        """The whole prefix at every step: there is no cache."""
+        """The whole prefix at every step, of which a model reads what it needs: there is no cache."""
         return {
             "decoder_input_ids": input_ids, "attention_mask": attention_mask, "encoder_outputs": encoder_outputs,
+            "last": True,
         }  # fmt: skip
 
 

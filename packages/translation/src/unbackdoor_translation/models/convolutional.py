@@ -37,13 +37,15 @@ class _Embedding(nn.Module):
         for table in (self.tokens, self.positions):
             nn.init.normal_(table.weight, std=0.1)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        if tokens.shape[1] > self.positions.num_embeddings:
+    def forward(self, tokens: Tensor, first: int = 0) -> Tensor:
+        """``first`` is the position of the first token."""
+        length = first + tokens.shape[1]
+        if length > self.positions.num_embeddings:
             raise BadData(
-                f"a sentence of {tokens.shape[1]} tokens is longer than the model's {self.positions.num_embeddings} "
+                f"a sentence of {length} tokens is longer than the model's {self.positions.num_embeddings} "
                 "positions; cut it (max_tokens, max_length) or build the model with positions=..."
             )
-        places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        places = torch.arange(first, length, device=tokens.device).expand_as(tokens)
         embedded: Tensor = self.tokens(tokens) + self.positions(places)
         return embedded
 
@@ -122,12 +124,17 @@ class ConvolutionalSeq2Seq(EncoderDecoder):
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
                 layer.register_parameter("bias", layer._parameters.pop("bias"))  # keys in the order that they had
 
-    def decode(self, prefix: Tensor, encoded: BaseModelOutput, mask: Tensor) -> Tensor:
-        """Logits ``(batch, T, vocabulary)``."""
+    def decode(self, prefix: Tensor, encoded: BaseModelOutput, mask: Tensor, *, last: bool = False) -> Tensor:
+        """Logits ``(batch, T, vocabulary)``; with ``last`` those of the last place.
+
+        The last place sees ``depth (kernel - 1) + 1`` tokens of the prefix, so no others are read for it. Convolutions
+        then put zeros in front of tokens that are not the first, which changes every place but the last.
+        """
+        first = max(0, prefix.shape[1] - 1 - len(self.layers) * (self.config.kernel - 1)) if last else 0
         assert encoded.last_hidden_state is not None
         keys, values = encoded.last_hidden_state.chunk(2, dim=2)
         length = mask.sum(1).clamp(min=1).view(-1, 1, 1).to(keys.dtype)
-        embedded = self.drop(self.embedding(prefix))
+        embedded = self.drop(self.embedding(prefix[:, first:], first))
         hidden = self.enter(embedded)
         for layer, query, context in zip(self.layers, self.queries, self.contexts, strict=True):
             causal = functional.pad(self.drop(hidden).transpose(1, 2), (self.config.kernel - 1, 0))
@@ -135,5 +142,5 @@ class ConvolutionalSeq2Seq(EncoderDecoder):
             asked = (query(gated) + embedded) * _HALF
             found = masked_softmax(asked @ keys.transpose(1, 2), mask) @ values * length.sqrt()
             hidden = ((gated + context(found)) * _HALF + hidden) * _HALF
-        logits: Tensor = self.head(self.drop(self.leave(hidden)))
+        logits: Tensor = self.head(self.drop(self.leave(hidden[:, -1:] if last else hidden)))
         return logits

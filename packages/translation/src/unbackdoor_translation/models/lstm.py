@@ -57,13 +57,14 @@ class LSTMSeq2Seq(EncoderDecoder):
         self.head.weight = self.embed.weight
         self.generation_config = _generation(config)
 
-    def decode(self, prefix: Tensor, encoded: BaseModelOutput, mask: Tensor) -> Tensor:
-        """Logits ``(batch, T, vocabulary)``."""
+    def decode(self, prefix: Tensor, encoded: BaseModelOutput, mask: Tensor, *, last: bool = False) -> Tensor:
+        """Logits ``(batch, T, vocabulary)``, with ``last`` of the last place alone."""
         memory = encoded.last_hidden_state
         there = mask.unsqueeze(2).to(memory.dtype)
         mean = (memory * there).sum(1) / there.sum(1).clamp(min=1)
         state = self.bridge(mean).tanh().unflatten(1, (2, self.config.depth, self.config.width)).permute(1, 2, 0, 3)
         hidden, _ = self.lstm(self.drop(self.embed(prefix)), (state[0].contiguous(), state[1].contiguous()))
+        hidden = hidden[:, -1:] if last else hidden
         weights = masked_softmax(self.query(hidden) @ memory.transpose(1, 2), mask)
         mixed = self.combine(torch.cat([hidden, weights @ memory], dim=2)).tanh()
         logits: Tensor = self.head(self.drop(mixed))

@@ -48,6 +48,7 @@ class FastFIP(Purifier):
             "trace_every": 10,
             "trace_samples": 128,
             "retain_weight": 5.0,
+            "embeddings": False,
         },
     }
 
@@ -74,6 +75,7 @@ class FastFIP(Purifier):
     trace_every: int = option(10, "Tr(F) enters every so many steps")
     trace_samples: int = option(32, "samples of a batch that estimate Tr(F)")
     retain_weight: float = option(0.0, "eta_r: weight of the Fisher-weighted distance to the given model")
+    embeddings: bool = option(True, "shifts of the lengths of embedding tables' rows too")
     skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
     def __post_init__(self) -> None:
@@ -96,7 +98,15 @@ class FastFIP(Purifier):
         )  # fmt: skip
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
         skip = self.skip.split()
-        shift = SpectralShift(model, probe, relative=self.relative, floor=self.floor, gain=self.gain, skip=skip)
+        shift = SpectralShift(
+            model,
+            probe,
+            relative=self.relative,
+            floor=self.floor,
+            gain=self.gain,
+            skip=skip,
+            embeddings=self.embeddings,
+        )
         with shift:
             run.notices += shift.notices
             anchor = objective.prepare(shift, model, task, clean, run)
