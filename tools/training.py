@@ -33,9 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="preactresnet18")
     parser.add_argument("--width", type=int, default=16)
-    parser.add_argument(
-        "--attacks", nargs="+", default=["none", "badnets", "blend", "wanet", "bppa", "dynamic", "lira"]
-    )
+    parser.add_argument("--attacks", nargs="+", default=ATTACKS)
     parser.add_argument("--steps", type=int, default=10, help="of each measurement, at 128 images")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

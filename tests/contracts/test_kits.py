@@ -123,9 +123,10 @@ def test_installed_attack_keeps_its_promises(attack_name):
     splits = replace(splits, train=splits.train[slice(0, 200)])
     cls = found.attacks[name]
     one_source = not bool(found.attack(name, splits).source(splits.train.targets).all())
-    check_attack(taught(found, cls, splits, task, model, rate=0.05 if one_source else 0.1), splits.train, task)
+    rate = 0.048 if one_source else 0.098  # of 200 samples: 9.6 and 19.6, so that it shows who does not round
+    check_attack(taught(found, cls, splits, task, model, rate=rate), splits.train, task)
     if cls.clean_label:
-        other = taught(found, cls, splits, task, model, rate=0.5, target=3)
+        other = taught(found, cls, splits, task, model, rate=0.53, target=3)
         check_attack(other, splits.train, task)
         poisoned = other.poison(splits.train, torch.Generator().manual_seed(0))
         assert torch.equal(poisoned.samples.targets, splits.train.targets)
@@ -133,7 +134,7 @@ def test_installed_attack_keeps_its_promises(attack_name):
         with pytest.raises(BadOption):
             found.attack(name, splits, all_to_all=True)
     elif not one_source:
-        check_attack(taught(found, cls, splits, task, model, rate=0.1, all_to_all=True), splits.train, task)
+        check_attack(taught(found, cls, splits, task, model, rate=rate, all_to_all=True), splits.train, task)
 
 
 def test_folder_of_a_victim_makes_its_poisoned_test_set_again(attack_name, tmp_path):

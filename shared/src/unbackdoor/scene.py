@@ -142,19 +142,19 @@ class Scene:
     victim: Victim
 
 
-def is_victim(path: Path) -> bool:
+def is_victim(path: str | Path) -> bool:
     """Whether ``path`` is a folder that `Victim.save` wrote."""
-    return (path / "card.json").is_file()
+    return (Path(path) / "card.json").is_file()
 
 
-def task_of_victim(folder: Path) -> str:
+def task_of_victim(folder: str | Path) -> str:
     """Name of the task that a victim is of.
 
     Raises:
         FileRefused: The folder holds no victim.
     """
     try:
-        return str(json.loads((folder / "card.json").read_text(encoding="utf-8"))["task"])
+        return str(json.loads((Path(folder) / "card.json").read_text(encoding="utf-8"))["task"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileRefused(
             f"{folder} holds no victim (no readable card.json); make one with: unbackdoor attack --out {folder}"
@@ -162,7 +162,7 @@ def task_of_victim(folder: Path) -> str:
 
 
 def open_victim(
-    folder: Path,
+    folder: str | Path,
     *,
     device: torch.device | str = "cpu",
     data_path: str | Path | None = None,

@@ -39,7 +39,7 @@ def test_stored_victims_are_small_and_of_half_precision() -> None:
 
 @pytest.mark.parametrize("name", DIGITS)
 def test_stored_victim_does_what_its_card_says(name: str) -> None:
-    scene = open_victim(HERE / "digits" / name)
+    scene = open_victim(str(HERE / "digits" / name))
     scene.victim.check_health()
     found = unbackdoor.evaluate(scene.victim.model, scene.data.test, scene.task, scene.victim.attack)
     assert found == pytest.approx(dict(scene.victim.card.figures), abs=TOLERANCE)

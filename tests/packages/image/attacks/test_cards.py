@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from unbackdoor_image import KIT
 
+ROOT = Path(__file__).resolve().parents[4]
 FOURTEEN = {
     *("badnets", "blend", "trojan", "trojan-all", "sig", "dynamic", "dynamic-all"),
     *("clb", "cba", "fba", "wanet", "issba", "lira", "bppa"),
@@ -23,3 +27,19 @@ def test_every_attack_has_its_card(name: str) -> None:
     card = importlib.import_module(KIT.attacks[name].__module__).__doc__ or ""
     for word in ("Trigger", "Labels", "Where public code goes wrong:", "Here:"):
         assert word in card or (name == "fip-adaptive" and word == "Labels"), f"{name}: no {word}"
+
+
+def test_every_complaint_of_users_is_closed_by_tests_that_exist() -> None:
+    """The table of the package's README names the tests that close the complaints about attacks."""
+    rows = [
+        line
+        for line in (ROOT / "packages" / "image" / "README.md").read_text(encoding="utf-8").splitlines()
+        if re.search(r"\| .*(BackdoorBench|BackdoorBox) \d", line)
+    ]
+    issues = {int(number) for row in rows for number in re.findall(r"\d+", row.split("|")[1])}
+    assert issues >= {43, 39, 18, 67, 9, 113, 85, 94}
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named, row
+        assert all(f"def {name}(" in code for name in named), row
