@@ -109,8 +109,13 @@ def page(content: Mapping[str, Any]) -> str:
         "`bn-only` re-estimates BatchNorm and changes no weight. A method beats it on a victim where its mean ASR lies "
         f"at least {CLEARLY:g} points below and its mean clean accuracy falls by {LARGEST_DROP:g} points at most."
     )
+    read = (
+        "All methods get the same clean samples and the same augmentation. `ft`, `nft`, `f-fip` and `fip` let the "
+        "tuned model read disturbed inputs besides (option `disturb`); rows with `disturb=False` are without."
+    )
     lines = ["# All methods on small victims", "", made, ""]
     lines += [f"- {victim(name, card)}" for name, card in content["victims"].items()]
+    lines += ["", read]
     lines += ["", "## Does it beat the control?", "", beaten, "", *verdicts(rows)]
     lines += ["", "## Figures", "", to_markdown(rows)]
     return "\n".join(lines)

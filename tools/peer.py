@@ -156,7 +156,7 @@ class Case:
         """Batches in the form that the peer unpacks: images, labels, indices, flags of poison, labels again."""
         generator = torch.Generator().manual_seed(self.seed)
         batches = CleanSet(self.data.clean).batches(self.size, generator)
-        found = []
+        found: list[tuple[Tensor, ...]] = []
         for _ in range(steps):
             batch: Batch = self.task.augment(next(batches), generator, mix=0.0)
             index = torch.arange(len(batch))
@@ -247,7 +247,7 @@ def anp(case: Case) -> list[dict[str, Any]]:
     pruned = copy.deepcopy(case.model)
     before, best, chosen = case.measured(case.model), None, {}
     waiting = iter(scores)
-    score = next(waiting)
+    score: tuple[float, str, int] | None = next(waiting)
     for number in range(20):
         threshold = 0.05 * number
         while score is not None and score[0] <= threshold:
