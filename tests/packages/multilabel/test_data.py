@@ -13,7 +13,7 @@ from unbackdoor.errors import BadData, BadOption, FileRefused
 from unbackdoor_multilabel import KIT, load_clean
 from unbackdoor_multilabel.data.digits import compose, digits
 from unbackdoor_multilabel.data.images import decode
-from unbackdoor_multilabel.data.official import VOC_CLASSES, coco, voc
+from unbackdoor_multilabel.data.official import VOC_CLASSES, _papers_count, coco, voc
 from unbackdoor_multilabel.data.splitting import splits
 from unbackdoor_multilabel.data.tables import hub, parquet, rows_of
 
@@ -85,6 +85,14 @@ def write_voc(root, year, parts, jpeg):
 
 
 CAT, DOG, OLD = ("cat", 0), ("dog", 0), ("sofa", 1)
+
+
+def test_the_papers_clean_set_is_taken_where_as_many_are_left():
+    assert _papers_count(16_551, None, None) == 5000  # VOC 2007 and 2012, trainval
+    assert _papers_count(10_000, None, None) == 5000
+    assert _papers_count(9_999, None, None) is None, "then the default share holds"
+    assert _papers_count(82_783, None, 700) == 700
+    assert _papers_count(82_783, 0.2, None) is None
 
 
 def test_voc_2012_is_read_from_its_official_folders(tmp_path, jpeg):
