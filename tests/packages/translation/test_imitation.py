@@ -205,6 +205,15 @@ def test_disturbance_is_off_without_tokeniser_or_share(data, generator):
         TranslationTask(made_up=0)
 
 
+def test_a_share_of_the_sentences_is_disturbed(data, generator):
+    batch = data.clean[slice(0, 60)]
+    task = TranslationTask(**{**data.hints, "insertion": 0.9, "disturbed": 0.5})
+    changed = (task.disturb(batch.inputs, generator)["input_ids"] != batch.inputs["input_ids"]).any(1)
+    assert 18 <= int(changed.sum()) <= 42
+    with pytest.raises(BadOption, match="disturbed"):
+        TranslationTask(disturbed=1.5)
+
+
 def test_spelled_words_consist_of_short_tokens(data, task, generator):
     text = task.text
     tokens = data.test.inputs["input_ids"]

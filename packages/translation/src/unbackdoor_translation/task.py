@@ -58,6 +58,7 @@ class TranslationTask(Task):
         replacement: Probability that `augment` puts a synonym for a word that has one.
         reach: How far `augment` moves words: below 1 not at all, 2 swaps neighbours now and then.
         insertion: Probability that `disturb` puts a made-up word between two words; 0 for never.
+        disturbed: Share of the sentences that `disturb` changes; the tuned model reads the others as they are.
         made_up: Most tokens that such a word has.
         spelled: Share of the sentences whose made-up words consist of tokens of one or two letters.
         synonyms: Groups of words of one meaning; the default is a short English list.
@@ -78,8 +79,9 @@ class TranslationTask(Task):
     replacement: float = 0.1
     reach: float = 1.5
     insertion: float = 0.2
+    disturbed: float = 1.0
     made_up: int = 4
-    spelled: float = 0.0
+    spelled: float = 0.5
     synonyms: tuple[tuple[str, ...], ...] = field(default=GROUPS, repr=False)
     credit: str = "bleu"
     beams: int = 1
@@ -96,9 +98,10 @@ class TranslationTask(Task):
         for name in ("deletion", "replacement", "insertion"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadOption(f"{name} is {getattr(self, name)}; the probability must lie in [0, 1).")
-        if self.made_up < 1 or not 0 <= self.spelled <= 1:
+        if self.made_up < 1 or not 0 <= self.spelled <= 1 or not 0 <= self.disturbed <= 1:
             raise BadOption(
-                f"made_up is {self.made_up}, spelled {self.spelled}; give at least 1, and a share in [0, 1]."
+                f"made_up is {self.made_up}, spelled {self.spelled}, disturbed {self.disturbed}; give at least 1, and "
+                "shares in [0, 1]."
             )
         if self.reach < 0 or self.beams < 1:
             raise BadOption(f"reach is {self.reach} and beams {self.beams}; they must be at least 0 and 1.")
@@ -185,6 +188,9 @@ class TranslationTask(Task):
         changed = insert_words(
             rows, begins, special, self.pad, self.insertion, self.made_up, generator, short=short, spelled=self.spelled
         )
+        if self.disturbed < 1:
+            chosen = torch.rand(len(rows), 1, generator=generator, device=generator.device) < self.disturbed
+            changed = torch.where(chosen.to(rows.device), changed, rows)
         return {**inputs, SOURCE: changed}
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
