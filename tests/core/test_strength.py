@@ -101,23 +101,23 @@ def test_a_first_round_that_collapses_twice_begins_anew_with_a_slower_pace() -> 
 
     def tune(steps: int, share: float, message: str) -> None:
         tried.append((pace.factor, float(model.values["value"])))
-        if pace.factor > 0.2:
+        if pace.factor > 0.1:
             model.values["value"].mul_(-1.0)
 
     _go(model, run, task, tune, pace=pace, rounds=2)
     milder = 0.5**0.5
-    assert [factor for factor, _ in tried] == [1.0, 1.0, 0.25, 0.25, 0.0625, 0.0625]
+    assert [factor for factor, _ in tried] == [1.0, 1.0, 0.125, 0.125, 0.015625, 0.015625]
     assert [value for _, value in tried] == pytest.approx([0.5, milder, 0.5, milder, 0.5, 0.25])
     torch.testing.assert_close(model.values["value"], torch.tensor([0.25], dtype=torch.float64))
     assert len(run.notices) == 2
-    assert "0.0625 of the learning rate" in run.notices[1]
+    assert "0.015625 of the learning rate" in run.notices[1]
 
 
 def test_a_pace_is_slowed_twice_at_most_and_never_for_later_rounds() -> None:
     model, run, task = _setting(40)
     pace = Pace()
     _go(model, run, task, lambda steps, share, message: model.values["value"].mul_(-1.0), pace=pace)
-    assert pace.factor == pytest.approx(1 / 16)
+    assert pace.factor == pytest.approx(1 / 64)
     assert len(run.log) == 2 + 2 + 4
     assert "even the mildest round" in run.notices[-1]
 

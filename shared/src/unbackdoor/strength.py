@@ -18,10 +18,10 @@ from unbackdoor.task import Task
 __all__ = ["Attenuable", "Pace", "attenuate_and_recover"]
 
 _RETRIES = 3
-_COLLAPSE = 25.0
+_COLLAPSE = 15.0
 """Points of clean accuracy; a first round that costs as much, also in a milder form, did not converge."""
-_SLOWER = 4.0
-_LEAST = 1 / 16
+_SLOWER = 8.0
+_LEAST = 1 / 64
 
 
 @dataclass
@@ -71,8 +71,8 @@ def attenuate_and_recover(
 
     Where a layer's outputs are far from 0 before BatchNorm takes their mean away, as behind a maximum over points, a
     step on its values moves the outputs several times as much, and the learning rate that suits other networks
-    diverges. It shows by a first round that costs 25 points or more, and again when it is retried: then the learning
-    rate becomes a quarter, at most twice, and the rounds begin anew.
+    diverges. It shows by a first round that costs 15 points or more, and again when it is retried: then the learning
+    rate becomes an eighth, at most twice, and the rounds begin anew.
 
     ``rounds=1, attenuation=1`` is the papers' plain optimisation from the given model.
 

@@ -157,3 +157,12 @@ def test_clouds_far_from_the_origin_are_noticed(clouds: Tensor) -> None:
     assert task.inspect(Batch(inside, torch.arange(6) % 3), logits) == []
     (notice,) = task.inspect(Batch(inside + 4, torch.arange(6) % 3), logits)
     assert "unit sphere" in notice
+
+
+def test_match_takes_many_points_in_blocks_each_the_best(generator: torch.Generator) -> None:
+    first, second = torch.randn(2, 2, 300, 3, generator=generator)
+    found = match(first, second)
+    for start, end in ((0, 128), (128, 256), (256, 300)):
+        block = match(first[:, start:end], second[:, start:end])
+        assert torch.equal(found[:, start:end], block + start)
+    assert torch.equal(found.sort(dim=1).values, torch.arange(300).expand(2, 300))

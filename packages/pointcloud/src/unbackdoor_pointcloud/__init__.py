@@ -27,6 +27,7 @@ KIT = TaskKit(
         data="shapes",
         model="pointnet_small",
         attack="pointpba-i",
+        data_options={"points": 128},
         train_options={"epochs": 30},
         attack_options={"share": 0.04, "rate": 0.1},
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +13,11 @@ from unbackdoor_pointcloud.geometry import squared_distances
 
 __all__ = ["MIXTURES", "match", "mix_by_path", "mix_by_subsets", "mix_clouds"]
 
-MIXTURES = ("subset", "path")
-"""``"subset"``: some points of each; ``"path"``: PointMixup."""
+MIXTURES = ("path", "subset")
+"""``"path"``: PointMixup; ``"subset"``: some points of each."""
+
+_BLOCK = 128
+"""Points that are matched together: the solver is cubic, and random blocks of a cloud are whole clouds, thinner."""
 
 
 def mix_clouds(clouds: Tensor, generator: torch.Generator, *, mix: float, kind: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,7 +37,8 @@ def mix_clouds(clouds: Tensor, generator: torch.Generator, *, mix: float, kind: 
     partners = torch.randperm(count, generator=generator, device=generator.device).to(clouds.device)
     shares = beta(mix, count, generator).to(clouds.device, clouds.dtype)
     if kind == "path":
-        return mix_by_path(clouds, clouds[partners], shares), partners, shares
+        mine, theirs = _shuffled(clouds, generator), _shuffled(clouds, generator)[partners]
+        return mix_by_path(mine, theirs, shares), partners, shares
     mixed, shares = mix_by_subsets(clouds, clouds[partners], shares, generator)
     return mixed, partners, shares
 
@@ -75,7 +80,8 @@ def mix_by_path(first: Tensor, second: Tensor, shares: Tensor) -> Tensor:
 def match(first: Tensor, second: Tensor) -> Tensor:
     """The assignment of points with the smallest sum of distances, by SciPy's solver on the CPU.
 
-    The solver is cubic in the number of points and runs on the CPU.
+    The solver is cubic in the number of points, so more than 128 are matched in blocks of as many, each the best
+    possible; the order of points should then be random.
 
     Args:
         first: Shape ``(batch, points, 3)``.
@@ -85,6 +91,16 @@ def match(first: Tensor, second: Tensor) -> Tensor:
         ``phi``: point ``i`` of ``first`` goes with point ``phi[b, i]`` of ``second``; int64 ``(batch, points)``.
     """
     solve = importlib.import_module("scipy.optimize").linear_sum_assignment
-    cost = squared_distances(first.transpose(1, 2), second.transpose(1, 2)).sqrt().detach().cpu().numpy()
-    order = [torch.from_numpy(solve(one)[1]) for one in cost]
-    return torch.stack(order).long().to(first.device)
+    parts, start = [], 0
+    for mine, theirs in zip(first.split(_BLOCK, dim=1), second.split(_BLOCK, dim=1), strict=True):
+        cost = squared_distances(mine.transpose(1, 2), theirs.transpose(1, 2)).sqrt().detach().cpu().numpy()
+        parts.append(torch.from_numpy(np.stack([solve(one)[1] for one in cost])) + start)
+        start += mine.shape[1]
+    return torch.cat(parts, dim=1).long().to(first.device)
+
+
+def _shuffled(clouds: Tensor, generator: torch.Generator) -> Tensor:
+    """The same clouds, their points in a random order of each."""
+    count, points = clouds.shape[:2]
+    order = torch.rand(count, points, generator=generator, device=generator.device).argsort(dim=1).to(clouds.device)
+    return clouds.gather(1, order.unsqueeze(2).expand(-1, -1, 3))

@@ -40,7 +40,8 @@ class PointTask(ClassTask):
         drop: Largest share of points that may be dropped.
         rotate: ``"none"``, ``"up"`` (about the third axis) or ``"any"``. Leave it off where the model knows upright
             objects, and for victims of `pointpba-o`, whose trigger is a rotation.
-        mixture: ``"subset"``, or ``"path"`` for PointMixup, which solves an assignment for each pair on the CPU.
+        mixture: ``"path"`` for PointMixup, which solves an assignment for each pair on the CPU, or ``"subset"``,
+            nearly free; its clouds are like no body, and small networks answer at random.
         disturbed: Share of the clouds into which `disturb` puts a cluster; half as many are tilted; 0 for none.
     """
 
@@ -51,7 +52,7 @@ class PointTask(ClassTask):
     scale: float = 0.2
     drop: float = 0.3
     rotate: str = "none"
-    mixture: str = "subset"
+    mixture: str = "path"
     disturbed: float = 0.8
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from unbackdoor.builders import build_model
 from unbackdoor_pointcloud.models.dgcnn import DGCNN
 from unbackdoor_pointcloud.models.pointnet import PointNet
-from unbackdoor_pointcloud.models.pointnet2 import MSG, SMALL, SSG, PointNet2
+from unbackdoor_pointcloud.models.pointnet2 import MSG, SMALL, SSG, TINY, PointNet2
 
 __all__ = ["MODELS", "build"]
 
@@ -23,6 +23,7 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
     "pointnet2_ssg": partial(PointNet2, levels=SSG),
     "pointnet2_msg": partial(PointNet2, levels=MSG),
     "pointnet2_small": partial(PointNet2, levels=SMALL, **_SMALL_HEAD),
+    "pointnet2_tiny": partial(PointNet2, levels=TINY, **_SMALL_HEAD),
     "dgcnn": DGCNN,
     "dgcnn_small": partial(DGCNN, neighbours=10, edges=(32, 32, 64), joint=128, hidden=(64,)),
 }
@@ -33,6 +34,7 @@ MODELS = {
     "pointnet2_ssg": "the papers' PointNet++, single-scale grouping",
     "pointnet2_msg": "PointNet++ with multi-scale grouping",
     "pointnet2_small": "PointNet++ for a CPU: 128 and 32 centres, 16 neighbours",
+    "pointnet2_tiny": "PointNet++ for a CPU in minutes: 64 and 16 centres, 12 and 8 neighbours",
     "dgcnn": "edges to the nearest points in feature space, k = 20",
     "dgcnn_small": "DGCNN for a CPU: k = 10, three layers",
 }

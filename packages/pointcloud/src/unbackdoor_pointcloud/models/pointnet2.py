@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unbackdoor_pointcloud.geometry import ball_query, farthest_points, group, pick
 from unbackdoor_pointcloud.models.layers import Head, PointMLP, SharedMLP, as_channels, widened
 
-__all__ = ["MSG", "SMALL", "SSG", "Level", "PointNet2", "SetAbstraction"]
+__all__ = ["MSG", "SMALL", "SSG", "TINY", "Level", "PointNet2", "SetAbstraction"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ SMALL = (
 )
 """For a CPU: a quarter of the centres and of the neighbours, half the widths."""
 
+TINY = (
+    Level(64, (0.3,), (12,), ((16, 16, 32),)),
+    Level(16, (0.6,), (8,), ((32, 32, 64),)),
+)
+"""A fifth of the time of `SMALL`, for clouds of some 256 points."""
+
 
 class SetAbstraction(nn.Module):
     """Sample centres, look at the ball around each, and pool it.
@@ -67,7 +73,7 @@ class SetAbstraction(nn.Module):
             seen = group(points, index) - centres.unsqueeze(3)
             if features is not None:
                 seen = torch.cat([seen, group(features, index)], dim=1)
-            pooled.append(mlp(seen).amax(dim=3))
+            pooled.append(mlp(seen).max(dim=3).values)  # amax shares gradients between ties: slower
         return centres, torch.cat(pooled, dim=1)
 
 
