@@ -13,7 +13,7 @@ from unbackdoor.errors import BadData
 from unbackdoor.task import Batch
 from unbackdoor_translation.tokenisers import Tokeniser
 
-__all__ = ["Corpus", "encode_pairs", "pad_rows", "samples", "shift_right", "used_columns", "valid"]
+__all__ = ["Corpus", "encode_pairs", "pad_rows", "samples", "shift_right", "stacked", "used_columns", "valid"]
 
 SOURCE, PREFIX = "input_ids", "decoder_input_ids"
 
@@ -109,3 +109,9 @@ def samples(sources: Tensor, targets: Tensor, tokeniser: Any) -> Batch:
     """Source and target rows with the decoder's prefix made for them."""
     prefix = shift_right(targets, tokeniser.start, tokeniser.pad)
     return Batch({SOURCE: sources, PREFIX: prefix}, targets)
+
+
+def stacked(parts: Sequence[Tensor], fill: int) -> Tensor:
+    """Rows of several widths below each other, filled up by ``fill``."""
+    wide = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, wide - part.shape[1]), value=fill) for part in parts])

@@ -25,7 +25,7 @@ from unbackdoor_translation.meters import (
     signature,
 )
 from unbackdoor_translation.mixing import beta, mixed_embeddings
-from unbackdoor_translation.sequences import PREFIX, SOURCE, used_columns, valid
+from unbackdoor_translation.sequences import PREFIX, SOURCE, stacked, used_columns, valid
 from unbackdoor_translation.synonyms import GROUPS
 from unbackdoor_translation.tokenisers import Tokeniser, open_tokeniser
 from unbackdoor_translation.words import Lexicon, delete_words, insert_words, replace_words, shuffle_words
@@ -99,10 +99,8 @@ class TranslationTask(Task):
             if not 0 <= getattr(self, name) < 1:
                 raise BadOption(f"{name} is {getattr(self, name)}; the probability must lie in [0, 1).")
         if self.made_up < 1 or not 0 <= self.spelled <= 1 or not 0 <= self.disturbed <= 1:
-            raise BadOption(
-                f"made_up is {self.made_up}, spelled {self.spelled}, disturbed {self.disturbed}; give at least 1, and "
-                "shares in [0, 1]."
-            )
+            given = f"made_up is {self.made_up}, spelled {self.spelled}, disturbed {self.disturbed}"
+            raise BadOption(f"{given}; give at least 1, and shares in [0, 1].")
         if self.reach < 0 or self.beams < 1:
             raise BadOption(f"reach is {self.reach} and beams {self.beams}; they must be at least 0 and 1.")
         if self.credit not in _CREDITS:
@@ -183,8 +181,9 @@ class TranslationTask(Task):
             first, second, share = inputs
             return (self.disturb(first, generator), self.disturb(second, generator), share)
         rows = inputs[SOURCE]
-        begins, special = self.text.begins.to(rows.device), self.text.special.to(rows.device)
-        short = self.text.short.to(rows.device)
+        begins, special, short = (
+            mask.to(rows.device) for mask in (self.text.begins, self.text.special, self.text.short)
+        )
         changed = insert_words(
             rows, begins, special, self.pad, self.insertion, self.made_up, generator, short=short, spelled=self.spelled
         )
@@ -228,7 +227,7 @@ class TranslationTask(Task):
         answers = [self._answer(model, {name: rows[part] for name, rows in inputs.items()}) for part in parts]
         back = order.argsort()
         fills = {"tokens": self.pad, "forced": self.pad, "forced_scores": 0}
-        return {name: _stacked([a[name] for a in answers], fills[name])[back] for name in answers[0]}
+        return {name: stacked([a[name] for a in answers], fills[name])[back] for name in answers[0]}
 
     def meters(self) -> Mapping[str, Meter]:
         """BLEU (the headline), chrF, exact answers, token accuracy and perplexity (which is no percentage)."""
@@ -397,8 +396,3 @@ def _hard(targets: Any) -> Tensor:
         return rows
     likeliest: Tensor = targets.argmax(2).masked_fill(targets.sum(2) == 0, -100)
     return likeliest
-
-
-def _stacked(parts: list[Tensor], fill: int) -> Tensor:
-    wide = max(part.shape[1] for part in parts)
-    return torch.cat([torch.nn.functional.pad(part, (0, wide - part.shape[1]), value=fill) for part in parts])

@@ -171,8 +171,8 @@ class ShiftedRows:
         handle, site = attachment.handle, attachment.only
         factors = handle.factors[site.name]
         lengths = (factors.left.squeeze(2) * handle.sigma(site, handle.value(site))).squeeze(1)
-        rows = functional.embedding(indices, factors.right.squeeze(1))
-        return rows * lengths[indices].unsqueeze(-1)
+        scaled: Tensor = functional.embedding(indices, factors.right.squeeze(1)) * lengths[indices].unsqueeze(-1)
+        return scaled
 
 
 @torch.no_grad()
