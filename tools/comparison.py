@@ -100,10 +100,12 @@ def page(content: Mapping[str, Any]) -> str:
     """The page, made from the JSON alone."""
     rows = rows_of(content)
     seeds = sorted({cell["seed"] for cell in content["cells"] if cell["method"] != "none"})
+    numbers = ", ".join(map(str, seeds))
     made = (
-        f"Made by `tools/comparison.py` from `docs/results/{RESULT.name}`, whose cells `{content['command']}` "
-        f"measured: defaults of every method, {len(seeds)} seeds of the method on one victim of each kind, torch "
-        f"{content['versions']['torch']}, one thread of a shared CPU, so seconds are rough."
+        f"Made by `tools/comparison.py` from `docs/results/{RESULT.name}`, whose cells `{content['command']}` measured "
+        f"(`--data-path` beside it says where data lie): defaults of every method on one victim of each kind, seeds "
+        f"{numbers} of the method as far as the time went, torch {content['versions']['torch']}, one thread of a busy "
+        "CPU, so seconds are rough. No default of a method was chosen on these victims."
     )
     beaten = (
         "`bn-only` re-estimates BatchNorm and changes no weight. A method beats it on a victim where its mean ASR lies "
@@ -136,7 +138,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     found = {(row.victim, row.label): row for row in rows}
     labels = [label for label in dict.fromkeys(row.label for row in rows) if label != "none"]
     lines = [
-        "ASR / points of clean accuracy lost; bold where it beats the control:",
+        "ASR / points of clean accuracy lost (number of seeds); bold where it beats the control:",
         "",
         f"| method | {' | '.join(victims)} | beats `bn-only` on |",
         "|---" * (len(victims) + 2) + "|",
@@ -159,7 +161,8 @@ def compared(row: Row | None, control: Row) -> tuple[str, bool]:
     lost = row.drop(row.metric)
     assert lost is not None
     asr = row.after["asr"].mean
-    return f"{asr:.1f} / {lost + 0.0:.1f}", asr <= control.after["asr"].mean - CLEARLY and lost <= LARGEST_DROP
+    text = f"{asr:.1f} / {lost + 0.0:.1f} ({len(row.seeds)})".replace("-0.0", "0.0")
+    return text, asr <= control.after["asr"].mean - CLEARLY and lost <= LARGEST_DROP
 
 
 if __name__ == "__main__":
