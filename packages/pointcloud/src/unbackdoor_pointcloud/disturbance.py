@@ -80,7 +80,8 @@ def _directions(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 def _between(low: float, high: float, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Drawn evenly on a logarithmic scale."""
-    return low * (high / low) ** _uniform(size, generator)
+    drawn: Tensor = low * (high / low) ** _uniform(size, generator)
+    return drawn
 
 
 def _uniform(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
