@@ -22,7 +22,7 @@ _OVERLAY = 0.3
 
 
 def disturbance(
-    count: int, channels: int, height: int, width: int, generator: torch.Generator, *, rate: float = 0.3
+    count: int, channels: int, height: int, width: int, generator: torch.Generator, *, rate: float = 0.2
 ) -> tuple[Tensor, Tensor]:
     """What is put over each image: ``(1 - share) * image + share * content``.
 

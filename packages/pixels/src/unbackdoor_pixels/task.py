@@ -43,7 +43,7 @@ class PixelTask(Task):
     crop: int | None = None
     flip: bool = False
     mixup_per_sample: bool = True
-    disturbed: float = 0.3
+    disturbed: float = 0.2
 
     def __post_init__(self) -> None:
         """Refuse a mean without std, zero std and negative shifts."""

@@ -39,6 +39,7 @@ class VideoTask(PixelTask, ClassTask):
         shift: Largest random shift of `augment` in time, in frames; the first or last frame is held.
         mixup: One of `MIXUPS`.
         chunk: Clips that `predict` asks a model at a time, so that a large batch of them fits into memory.
+        disturbed: As in `unbackdoor_pixels.PixelTask`, with another default.
         whole: Share of the disturbed clips that are disturbed in every frame; the others in a run of their frames.
     """
 
@@ -48,6 +49,7 @@ class VideoTask(PixelTask, ClassTask):
     shift: int = 0
     mixup: str = "clip"
     chunk: int = 32
+    disturbed: float = 0.8
     whole: float = 0.75
 
     def __post_init__(self) -> None:
