@@ -27,6 +27,7 @@ KIT = TaskKit(
         data="digits",
         model="small-ml-decoder",
         attack="clean-image",
+        data_options={"clean_count": 1000},
         model_options={"in_channels": 1},
         train_options={"epochs": 35, "precision": "fp32"},
     ),
