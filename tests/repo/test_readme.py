@@ -65,3 +65,9 @@ def test_readme_tables_are_those_of_the_result_files() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "tools/tables.py", "--check"], cwd=root, check=False)
     assert done.returncode == 0, "run: python tools/tables.py"
+
+
+def test_comparison_is_that_of_its_result_file() -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "tools/comparison.py", "--check"], cwd=root, check=False)
+    assert done.returncode == 0, "run: python tools/comparison.py FOLDER VICTIM..."
