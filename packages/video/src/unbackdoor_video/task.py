@@ -94,7 +94,7 @@ class VideoTask(PixelTask, ClassTask):
 
     def spread(self, share: Tensor, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """The same in all frames of most clips, and in a run of frames of the others: see `whole`."""
-        runs = frame_runs(*pixels.shape[:2], generator, whole=self.whole)
+        runs = frame_runs(len(pixels), pixels.shape[1], generator, whole=self.whole)
         return share[:, None] * runs[:, :, None, None, None].to(share)
 
 
