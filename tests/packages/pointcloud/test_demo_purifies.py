@@ -1,4 +1,4 @@
-"""The promise of the demo: NFT and f-FIP purify its victims, fine-tuning and BatchNorm alone do not."""
+"""The promise of the demo: NFT and f-FIP purify its victims."""
 
 from __future__ import annotations
 
