@@ -69,7 +69,8 @@ def tilt(clouds: Tensor, generator: torch.Generator, rate: float) -> Tensor:
     shear = _SHEAR * torch.randn(count, 3, 3, generator=generator, device=generator.device).clamp(-2, 2)
     same = torch.eye(3, device=generator.device)
     change = torch.where(_chance(count, generator, rate), turn @ (same + shear), same)
-    return clouds @ change.transpose(1, 2).to(clouds)
+    turned: Tensor = clouds @ change.transpose(1, 2).to(clouds)
+    return turned
 
 
 def _directions(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
