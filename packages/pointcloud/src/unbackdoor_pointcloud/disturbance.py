@@ -69,14 +69,14 @@ def tilt(clouds: Tensor, generator: torch.Generator, rate: float) -> Tensor:
     shear = _SHEAR * torch.randn(count, 3, 3, generator=generator, device=generator.device).clamp(-2, 2)
     same = torch.eye(3, device=generator.device)
     change = torch.where(_chance(count, generator, rate), turn @ (same + shear), same)
-    turned: Tensor = clouds @ change.transpose(1, 2).to(clouds)
-    return turned
+    return clouds @ change.transpose(1, 2).to(clouds)
 
 
 def _directions(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Unit vectors, all directions alike, ``(*size, 3)``."""
     drawn = torch.randn(*size, 3, generator=generator, device=generator.device)
-    return drawn / drawn.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    unit: Tensor = drawn / drawn.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    return unit
 
 
 def _between(low: float, high: float, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
