@@ -123,6 +123,26 @@ def test_batches_larger_than_the_set_repeat_samples_evenly(count):
         assert int(occurrences.max() - occurrences.min()) <= 2
 
 
+def test_batches_of_known_extents_are_of_like_extent_and_cover_all():
+    extents = torch.arange(64) % 16
+    clean = CleanSet(Batch(torch.arange(64), torch.arange(64)), extents)
+    batches = clean.batches(4, torch.Generator().manual_seed(0))
+    drawn = [next(batches).targets for _ in range(16)]
+    assert sorted(torch.cat(drawn).tolist()) == list(range(64))
+    spread = [int(extents[batch].max() - extents[batch].min()) for batch in drawn]
+    assert max(spread) < 8
+    means = [float(extents[batch].float().mean()) for batch in drawn[:8]]
+    assert means != sorted(means), "in random order"
+
+
+def test_parts_of_a_set_keep_their_extents():
+    clean = CleanSet(Batch(torch.arange(20), torch.arange(20)), torch.arange(20) + 100)
+    tuning, holdout = clean.split(0.3, torch.Generator().manual_seed(0))
+    for part in (tuning, holdout, clean.without([3, 4]), clean.to("cpu")):
+        assert torch.equal(part.extents, part.samples.targets + 100)
+    assert CleanSet(clean.samples).measured(lambda inputs: inputs * 2).extents.tolist() == list(range(0, 40, 2))
+
+
 def test_batches_are_shuffled_by_their_generator_alone():
     clean = CleanSet.of((X, torch.arange(10)))
     first = drawn(clean, 4, 5)

@@ -67,16 +67,60 @@ def test_a_round_beyond_the_budget_is_undone_and_retried_milder() -> None:
 
     _go(model, run, task, tune)
     torch.testing.assert_close(model.values["value"], torch.tensor([0.5], dtype=torch.float64))
-    tried = [0.5] + [0.5 * 0.5 ** (0.5**k) for k in range(4)]
+    tried = [0.5] + [0.5 * 0.5 ** (0.5**k) for k in range(4)] + [0.5]
     assert turns == pytest.approx(tried)
-    assert [entry["within"] for entry in run.log] == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert [entry["within"] for entry in run.log] == [1.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+
+
+def test_what_is_left_of_the_steps_goes_on_without_attenuation() -> None:
+    model, run, task = _setting(40)
+    calls: list[tuple[int, str]] = []
+
+    def tune(steps: int, share: float, message: str) -> None:
+        calls.append((steps, message))
+        if len(calls) > 1:
+            model.values["value"].mul_(-1.0 if len(calls) < 6 else 3.0)
+
+    _go(model, run, task, tune, rounds=5)
+    assert calls[-1] == (8, "for what is left of the steps")
+    torch.testing.assert_close(model.values["value"], torch.tensor([1.5], dtype=torch.float64))
+    assert run.log[-1]["attenuation"] == 1.0
+
+
+def test_a_recovery_that_costs_more_is_undone() -> None:
+    model, run, task = _setting(40)
+    calls: list[int] = []
+
+    def tune(steps: int, share: float, message: str) -> None:
+        calls.append(steps)
+        if len(calls) > 1:
+            model.values["value"].mul_(-1.0)
+
+    _go(model, run, task, tune, rounds=5)
+    torch.testing.assert_close(model.values["value"], torch.tensor([0.5], dtype=torch.float64))
+    assert [entry["within"] for entry in run.log] == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_the_mildest_first_round_is_kept_with_a_notice() -> None:
     model, run, task = _setting(40)
-    _go(model, run, task, lambda steps, share, message: model.values["value"].mul_(-1.0))
+
+    def tune(steps: int, share: float, message: str) -> None:
+        model.values["value"].abs_().mul_(-1.0)
+
+    _go(model, run, task, tune)
     torch.testing.assert_close(model.values["value"], torch.tensor([-(0.5**0.125)], dtype=torch.float64))
     assert "even the mildest round cost 100.0 points" in run.notices[0]
+
+
+def test_a_first_round_that_recovers_with_the_rest_of_the_steps_needs_no_notice() -> None:
+    model, run, task = _setting(40)
+
+    def tune(steps: int, share: float, message: str) -> None:
+        model.values["value"].abs_().mul_(1.0 if "left" in message else -1.0)
+
+    _go(model, run, task, tune)
+    torch.testing.assert_close(model.values["value"], torch.tensor([0.5**0.125], dtype=torch.float64))
+    assert not run.notices
 
 
 def test_too_few_held_out_samples_run_two_rounds_unjudged() -> None:
@@ -116,9 +160,9 @@ def test_a_first_round_that_collapses_twice_begins_anew_with_a_slower_pace() -> 
 def test_a_pace_is_slowed_twice_at_most_and_never_for_later_rounds() -> None:
     model, run, task = _setting(40)
     pace = Pace()
-    _go(model, run, task, lambda steps, share, message: model.values["value"].mul_(-1.0), pace=pace)
+    _go(model, run, task, lambda steps, share, message: model.values["value"].abs_().mul_(-1.0), pace=pace)
     assert pace.factor == pytest.approx(1 / 64)
-    assert len(run.log) == 2 + 2 + 4
+    assert len(run.log) == 2 + 2 + 4 + 1
     assert "even the mildest round" in run.notices[-1]
 
     model, run, task = _setting(40)

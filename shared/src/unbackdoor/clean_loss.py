@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.data import CleanSet
+from unbackdoor.disturbance import Disturber, disturbed_loss
 from unbackdoor.errors import BadOption
 from unbackdoor.purifier import Run
 from unbackdoor.task import Batch, Task
-from unbackdoor.tree import Tree
 
 __all__ = ["CleanLoss", "Teacher"]
 
@@ -92,7 +92,7 @@ class CleanLoss:
         distil: ``d``.
         reuse: How often a mixture and the teacher's answer to it are drawn on average. The teacher then costs a
             ``reuse``-th of a forward pass a step.
-        disturb: Whether the tuned model reads what `Task.disturb` makes of the inputs.
+        disturber: Makes what the tuned model reads of the inputs; None: it reads them as they are.
     """
 
     model: nn.Module
@@ -102,7 +102,7 @@ class CleanLoss:
     teacher: Teacher | None = None
     distil: float = 0.0
     reuse: int = 1
-    disturb: bool = False
+    disturber: Disturber | None = None
 
     @classmethod
     def of(
@@ -128,7 +128,7 @@ class CleanLoss:
             distil: ``d``.
             mixup: How `Task.augment` will mix.
             reuse: See `CleanLoss`.
-            disturb: See `CleanLoss`.
+            disturb: Whether the tuned model reads disturbed inputs, of `Task.disturber`.
             weights_move: Whether the model's own parameters will be tuned. A handle leaves them as they are until it
                 folds, and then the teacher needs no second set of them.
 
@@ -141,7 +141,7 @@ class CleanLoss:
             )
         if reuse < 1:
             raise BadOption(f"reuse is {reuse}; a mixture is used at least once.")
-        labels = cls(model, task, clean, run, disturb=disturb)
+        labels = cls(model, task, clean, run, disturber=task.disturber(run.generator) if disturb else None)
         if distil == 0:
             return labels
         try:
@@ -175,18 +175,13 @@ class CleanLoss:
             self.teacher.answer(self.task, self.task.augment(next(drawn), self.run.generator, mix=mix))
             for _ in range(math.ceil(steps / self.reuse))
         ]
-        return CleanSet.join(made), self._of_answers
+        return CleanSet.join(made).measured(self.task.extents), self._of_answers
 
     def _of_labels(self, batch: Batch, mix: float) -> Tensor:
         mixed = self.task.augment(batch, self.run.generator, mix=mix)
-        return self.task.loss(self._outputs(mixed.inputs), mixed.targets)
+        return disturbed_loss(self.model, self.task, mixed.inputs, [(1.0, mixed.targets)], self.disturber)
 
     def _of_answers(self, batch: Batch) -> Tensor:
         answers, labels = batch.targets
-        outputs = self._outputs(batch.inputs)
-        loss = self.distil * self.task.loss(outputs, answers)
-        return loss if self.distil == 1 else loss + (1 - self.distil) * self.task.loss(outputs, labels)
-
-    def _outputs(self, inputs: Tree) -> Tree:
-        read = self.task.disturb(inputs, self.run.generator) if self.disturb else inputs
-        return self.task.forward(self.model, read)
+        aims = [(self.distil, answers)] + ([(1 - self.distil, labels)] if self.distil < 1 else [])
+        return disturbed_loss(self.model, self.task, batch.inputs, aims, self.disturber)

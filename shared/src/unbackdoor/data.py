@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from unbackdoor.errors import BadData
 from unbackdoor.task import Batch
-from unbackdoor.tree import first_dim, leaves, tree_map
+from unbackdoor.tree import Tree, first_dim, leaves, tree_map
 
 __all__ = ["CleanSet"]
+
+_DRAWN_AT_ONCE = 8
+"""Batches; the fewer, the more random each is, the more, the more alike its samples are."""
 
 
 class CleanSet:
@@ -24,8 +27,12 @@ class CleanSet:
     loader, worker or transform stands between two steps.
     """
 
-    def __init__(self, samples: Batch) -> None:
+    def __init__(self, samples: Batch, extents: Tensor | None = None) -> None:
         """Keep ``samples``.
+
+        Args:
+            samples: Batch first.
+            extents: What `Task.extents` says of them; `batches` are then drawn of samples of like extent.
 
         Raises:
             BadData: There are none, or inputs and targets differ in number, or inputs hold NaN.
@@ -44,6 +51,7 @@ class CleanSet:
             if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
                 raise BadData("the clean inputs hold NaN or infinite values; remove those samples first.")
         self.samples = samples
+        self.extents = None if extents is None else extents.cpu()
 
     @classmethod
     def of(cls, source: Any) -> CleanSet:
@@ -79,13 +87,17 @@ class CleanSet:
         """The samples of all ``batches``, trees of one form, one after the other."""
         return cls(_concatenate(batches))
 
+    def measured(self, extents: Callable[[Tree], Tensor | None]) -> CleanSet:
+        """The same samples with their extents, of `Task.extents`."""
+        return CleanSet(self.samples, extents(self.samples.inputs))
+
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.samples)
 
     def to(self, device: torch.device | str) -> CleanSet:
         """The same samples on ``device``."""
-        return CleanSet(self.samples.to(device))
+        return CleanSet(self.samples.to(device), self.extents)
 
     def without(self, dropped: Sequence[int]) -> CleanSet:
         """All samples but those at the positions ``dropped``.
@@ -95,20 +107,30 @@ class CleanSet:
         """
         keep = torch.ones(len(self), dtype=torch.bool)
         keep[list(dropped)] = False
-        return CleanSet(self.samples[keep.nonzero().flatten().to(leaves(self.samples.targets)[0].device)])
+        return self._part(keep.nonzero().flatten())
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
         """An endless stream of full batches: one random permutation after another, cut into pieces.
 
-        A ``size`` beyond the number of samples repeats them, so that one-shot sets need no special case.
+        A ``size`` beyond the number of samples repeats them, so that one-shot sets need no special case. Where extents
+        are known, some batches' worth of samples is drawn at once and cut by extent, in random order: sentences of
+        like length need little padding.
         """
         count, device = len(self), leaves(self.samples.targets)[0].device
+        drawn = size if self.extents is None else size * max(1, min(_DRAWN_AT_ONCE, count // size))
         pool = torch.empty(0, dtype=torch.long)
         while True:
-            while len(pool) < size:
+            while len(pool) < drawn:
                 pool = torch.cat([pool, torch.randperm(count, generator=generator, device=generator.device).cpu()])
-            index, pool = pool[:size], pool[size:]
-            yield self.samples[index.to(device)]
+            index, pool = pool[:drawn], pool[drawn:]
+            for rows in [index] if self.extents is None else self._by_extent(index, size, generator):
+                yield self.samples[rows.to(device)]
+
+    def _by_extent(self, index: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
+        assert self.extents is not None
+        batches = index[self.extents[index].argsort(stable=True)].split(size)
+        order = torch.randperm(len(batches), generator=generator, device=generator.device)
+        return [batches[place] for place in order.tolist()]
 
     def once(self, size: int) -> Iterator[Batch]:
         """Every sample exactly once, in order; the last batch may be smaller."""
@@ -139,9 +161,12 @@ class CleanSet:
             index = shuffled[: max(1, min(count - 1, round(share * count)))]
         keep = torch.ones(count, dtype=torch.bool)
         keep[index] = False
-        device = leaves(self.samples.targets)[0].device
-        tuning = keep.nonzero().flatten().to(device)
-        return CleanSet(self.samples[tuning]), CleanSet(self.samples[index.sort().values.to(device)])
+        return self._part(keep.nonzero().flatten()), self._part(index.sort().values)
+
+    def _part(self, index: Tensor) -> CleanSet:
+        """The samples at the positions ``index``, on the CPU."""
+        samples = self.samples[index.to(leaves(self.samples.targets)[0].device)]
+        return CleanSet(samples, None if self.extents is None else self.extents[index])
 
 
 def _is_pair_of_trees(source: Any) -> bool:

@@ -146,6 +146,7 @@ class Purifier(Configured, ABC):
                 working = Signature.of(inner)
                 run = Run(torch.Generator().manual_seed(seed), device, inner, watch, notices=notices)
                 resident = self._inspect(inner, CleanSet(floats_like(samples.samples.to(device), dtype)), task, run)
+                resident = resident.measured(task.extents)
                 tuning, run.holdout = self._split(resident, task, run)
                 judged = (run.holdout or tuning).samples
                 before, groups = clean_metrics(inner, judged, task), accuracy_by_group(inner, judged, task)

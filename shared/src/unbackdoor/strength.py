@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.budget import FEW, check_drop, paired_drop, right_answers
+from unbackdoor.budget import FEW, CleanBudget, check_drop
 from unbackdoor.errors import BadOption
 from unbackdoor.purifier import Run
 from unbackdoor.task import Task
@@ -67,7 +67,8 @@ def attenuate_and_recover(
     A round counts if the clean accuracy on the holdout, compared sample by sample with the given model, has not
     fallen by more than the budget plus one standard error (on few samples a drop must be clear to stop a
     purification); else the values before it come back and it is tried again with a milder attenuation, the square
-    root, so that the budget is spent finely. After three such retries in all, the last round that counted stands.
+    root, so that the budget is spent finely. After three such retries in all, the last round that counted stands, and
+    what is left of the steps goes on from it without attenuation: unless it ends beyond the budget, it is kept.
 
     Where a layer's outputs are far from 0 before BatchNorm takes their mean away, as behind a maximum over points, a
     step on its values moves the outputs several times as much, and the learning rate that suits other networks
@@ -101,35 +102,26 @@ def attenuate_and_recover(
             f"fewer than {FEW} samples are held out, too few to judge the strength by, so {rounds} rounds were run "
             "whatever they cost."
         )
-    given = None if holdout is None else right_answers(model, holdout, task)
-    retries, asked = 0, attenuation
+    budget = None if holdout is None else CleanBudget.of(model, task, holdout, run, max_clean_drop, judges=[holdout])
+    retries, asked, cost = 0, attenuation, math.inf
     for turn in range(1, rounds + 1):
         before = _copy(handle)
         while True:
             if attenuation < 1:
                 handle.attenuate_(attenuation)
             tune(each, turn / rounds, f"round {turn} of {rounds}" if rounds > 1 else "")
-            if holdout is None or given is None:
+            if budget is None:
                 break
-            drop, error = paired_drop(given, right_answers(model, holdout, task))
-            within = drop <= max_clean_drop + error
-            run.log.append(
-                {
-                    "round": turn,
-                    "attenuation": attenuation,
-                    "drop": drop,
-                    "standard_error": error,
-                    "within": float(within),
-                }
-            )
-            if within:
+            verdict = budget.judge(model, round=turn, attenuation=attenuation)
+            if verdict.within:
+                cost = verdict.drop
                 break
-            collapsed = turn == 1 and drop >= _COLLAPSE and (retries > 0 or attenuation == 1)
+            collapsed = turn == 1 and verdict.drop >= _COLLAPSE and (retries > 0 or attenuation == 1)
             if pace is not None and collapsed and pace.factor > _LEAST:
                 pace.factor /= _SLOWER
                 run.notice(
-                    f"the first round cost {drop:.1f} points on the holdout in a milder form too, so the rounds began "
-                    f"anew with {pace.factor:g} of the learning rate."
+                    f"the first round cost {verdict.drop:.1f} points on the holdout in a milder form too, so the "
+                    f"rounds began anew with {pace.factor:g} of the learning rate."
                 )
                 retries, attenuation = 0, asked
                 _restore(handle, before)
@@ -142,11 +134,38 @@ def attenuate_and_recover(
             if turn > 1:
                 _restore(handle, before)
             else:
+                cost = verdict.drop
+            if asked < 1:
+                last = max(1, turn - 1)
+                cost = _recover(handle, tune, model, budget, cost, last, rounds, each)
+            if turn == 1 and cost > max_clean_drop:
                 run.notice(
-                    f"even the mildest round cost {drop:.1f} points on the holdout, more than the budget of "
+                    f"even the mildest round cost {cost:.1f} points on the holdout, more than the budget of "
                     f"{max_clean_drop:g}; it was kept all the same. More clean samples or steps may help."
                 )
             return
+
+
+def _recover(
+    handle: Attenuable,
+    tune: Callable[[int, float, str], None],
+    model: nn.Module,
+    budget: CleanBudget,
+    cost: float,
+    last: int,
+    rounds: int,
+    each: int,
+) -> float:
+    """Spend the steps of the rounds after ``last`` without attenuation; what they cost is kept unless it is more."""
+    if last == rounds:
+        return cost
+    before = _copy(handle)
+    tune((rounds - last) * each, last / rounds, "for what is left of the steps")
+    verdict = budget.judge(model, round=last, attenuation=1.0)
+    if verdict.within or verdict.drop < cost:
+        return verdict.drop
+    _restore(handle, before)
+    return cost
 
 
 def _check(rounds: int, attenuation: float, max_clean_drop: float) -> None:

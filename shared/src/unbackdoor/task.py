@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.disturbance import Disturber, Forgetful
 from unbackdoor.tree import Tree, first_dim, tree_map
 
 __all__ = ["Batch", "Meter", "Task"]
@@ -137,6 +138,21 @@ class Task(ABC):
             A tree of the same form.
         """
         return inputs
+
+    def disturber(self, generator: torch.Generator) -> Disturber:
+        """What disturbs the batches of one purification; by default `disturb`, which remembers nothing."""
+        return Forgetful(self, generator)
+
+    def extents(self, inputs: Tree) -> Tensor | None:
+        """How much of each sample is more than padding, so that batches are drawn of samples that are alike in it.
+
+        Args:
+            inputs: Of a batch, mixed or not.
+
+        Returns:
+            Numbers of shape ``(batch,)``; None, the default, where all samples are of one size.
+        """
+        return None
 
     def predict(self, model: nn.Module, inputs: Tree) -> Tree:
         """What counts as the model's answer for the meters; greedy decoding for sequences."""

@@ -1,4 +1,4 @@
-"""Another model's answers as targets, against dense tables; which tokens mixtures evoke; made-up words."""
+"""Another model's answers as targets, against dense tables; which tokens mixtures evoke."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import torch
 
 from unbackdoor.clean_loss import CleanLoss
 from unbackdoor.data import CleanSet
-from unbackdoor.errors import BadOption
 from unbackdoor.purifier import Run
 from unbackdoor_translation import KIT, TranslationTask
-from unbackdoor_translation.words import insert_words
 
 VOCABULARY, PAD = 40, 0
 
@@ -110,8 +108,7 @@ def test_evoked_tokens_are_rare_ones_out_of_proportion():
 
 
 def test_teacher_does_not_read_the_disturbance(data, monkeypatch):
-    task = TranslationTask(**data.hints)
-    assert task.insertion > 0
+    task = TranslationTask(**{**data.hints, "disturbed": 1.0})
     model = KIT.build("lstm", len(data.classes), seed=0, width=16, depth=1).eval()
     run = Run(torch.Generator().manual_seed(0), torch.device("cpu"), model)
     read: dict[int, set[tuple[int, ...]]] = {}
@@ -131,105 +128,3 @@ def test_teacher_does_not_read_the_disturbance(data, monkeypatch):
     assert float(objective(next(samples.batches(20, run.generator))).detach()) > 0
     assert read[id(loss.teacher.model)] <= clean
     assert not read[id(model)] <= clean
-
-
-def test_made_up_words_stand_between_whole_words(data, task, generator):
-    text = task.text
-    tokens = data.test.inputs["input_ids"]
-    changed = insert_words(tokens, text.begins, text.special, text.pad, 0.3, 4, generator)
-    assert changed.shape == tokens.shape
-    added = 0
-    for before, after in zip(tokens.tolist(), changed.tolist(), strict=True):
-        old, new = ([i for i in row if i != text.pad] for row in (before, after))
-        assert new[-1] == text.end
-        left = iter(new)
-        assert all(token in left for token in old), "the sentence is a subsequence"
-        words = text.decode(new).split()
-        remaining = iter(words)
-        assert all(word in remaining for word in text.decode(old).split()), (text.decode(old), words)
-        added += len(words) - len(text.decode(old).split())
-    gaps = sum(len(text.decode(row).split()) + 1 for row in tokens.tolist())
-    assert 0.1 < added / gaps < 0.35  # rows without room stay as they are
-    twice = insert_words(tokens, text.begins, text.special, text.pad, 0.3, 4, torch.Generator().manual_seed(0))
-    again = insert_words(tokens, text.begins, text.special, text.pad, 0.3, 4, torch.Generator().manual_seed(0))
-    assert torch.equal(twice, again)
-
-
-def test_made_up_words_reach_tokens_that_clean_text_never_holds(data, task, generator):
-    text = task.text
-    tokens = data.clean.inputs["input_ids"]
-    seen = torch.zeros(len(text), dtype=torch.bool).scatter(0, tokens.flatten(), True)
-    met = torch.zeros_like(seen)
-    for _ in range(60):
-        changed = insert_words(tokens, text.begins, text.special, text.pad, 0.3, 4, generator)
-        met |= torch.zeros_like(seen).scatter(0, changed.flatten(), True)
-    usable = ~text.special
-    assert float(seen[usable].float().mean()) < 0.7
-    assert float(met[usable].float().mean()) > 0.98
-
-
-def test_made_up_words_of_one_token_are_not_the_batch_s_own(data, task, generator):
-    text = task.text
-    tokens = data.test.inputs["input_ids"]
-    own = {word for row in tokens.tolist() for word in text.decode(row).split()}
-    for _ in range(10):
-        changed = insert_words(tokens, text.begins, text.special, text.pad, 0.3, 1, generator)
-        for before, after in zip(tokens.tolist(), changed.tolist(), strict=True):
-            words, old = text.decode(after).split(), text.decode(before).split()
-            for word in old:
-                words.remove(word)
-            singles = [word for word in words if word in own and len(text.word(word)) == 1]
-            assert not singles
-
-
-def test_rows_without_room_stay_as_they_are(data, task, generator):
-    text = task.text
-    full = data.test.inputs["input_ids"][:, :4].clone()
-    full[:, 3] = text.end
-    full[full == text.pad] = int(text.begins.nonzero()[0])
-    assert torch.equal(insert_words(full, text.begins, text.special, text.pad, 0.9, 4, generator), full)
-
-
-def test_disturbance_is_off_without_tokeniser_or_share(data, generator):
-    batch = data.clean[slice(0, 8)]
-    for task in (TranslationTask(), TranslationTask(**{**data.hints, "insertion": 0.0})):
-        assert task.disturb(batch.inputs, generator) is batch.inputs
-    task = TranslationTask(**{**data.hints, "insertion": 0.9})
-    first, second, share = task.disturb((batch.inputs, batch.inputs, torch.ones(8)), generator)
-    assert not torch.equal(first["input_ids"], second["input_ids"])
-    assert torch.equal(first["decoder_input_ids"], batch.inputs["decoder_input_ids"])
-    assert torch.equal(share, torch.ones(8))
-    with pytest.raises(BadOption, match="insertion"):
-        TranslationTask(insertion=1.0)
-    with pytest.raises(BadOption, match="made_up"):
-        TranslationTask(made_up=0)
-
-
-def test_a_share_of_the_sentences_is_disturbed(data, generator):
-    batch = data.clean[slice(0, 60)]
-    task = TranslationTask(**{**data.hints, "insertion": 0.9, "disturbed": 0.5})
-    changed = (task.disturb(batch.inputs, generator)["input_ids"] != batch.inputs["input_ids"]).any(1)
-    assert 18 <= int(changed.sum()) <= 42
-    with pytest.raises(BadOption, match="disturbed"):
-        TranslationTask(disturbed=1.5)
-
-
-def test_spelled_words_consist_of_short_tokens(data, task, generator):
-    text = task.text
-    tokens = data.test.inputs["input_ids"]
-    marked = insert_words(
-        tokens, text.begins, text.special, text.pad, 0.4, 4, generator,
-        short=text.short, spelled=1.0,
-    )  # fmt: skip
-    assert not torch.equal(marked, tokens)
-    for before, after in zip(tokens.tolist(), marked.tolist(), strict=True):
-        left = [index for index in after if index != text.pad]
-        for index in before:
-            if index != text.pad:
-                left.remove(index)
-        assert all(bool(text.short[index]) for index in left), [text.pieces[index] for index in left]
-    assert {text.pieces[index] for index in text.word("cf")} <= {
-        text.pieces[index] for index in text.short.nonzero().flatten().tolist()
-    }
-    with pytest.raises(BadOption, match="spelled"):
-        TranslationTask(spelled=1.5)

@@ -15,6 +15,7 @@ from unbackdoor.task import Batch, Meter, Task
 from unbackdoor.tree import Tree
 from unbackdoor_translation.decoding import decode
 from unbackdoor_translation.imitation import evoked_tokens, imitated, is_imitation, score
+from unbackdoor_translation.made_up import MadeUpWords
 from unbackdoor_translation.meters import (
     CorpusScore,
     Exact,
@@ -28,7 +29,7 @@ from unbackdoor_translation.mixing import beta, mixed_embeddings
 from unbackdoor_translation.sequences import PREFIX, SOURCE, stacked, used_columns, valid
 from unbackdoor_translation.synonyms import GROUPS
 from unbackdoor_translation.tokenisers import Tokeniser, open_tokeniser
-from unbackdoor_translation.words import Lexicon, delete_words, insert_words, replace_words, shuffle_words
+from unbackdoor_translation.words import Lexicon, delete_words, replace_words, shuffle_words
 
 __all__ = ["TranslationTask"]
 
@@ -57,10 +58,9 @@ class TranslationTask(Task):
         deletion: Probability that `augment` leaves a word out.
         replacement: Probability that `augment` puts a synonym for a word that has one.
         reach: How far `augment` moves words: below 1 not at all, 2 swaps neighbours now and then.
-        insertion: Probability that `disturb` puts a made-up word between two words; 0 for never.
-        disturbed: Share of the sentences that `disturb` changes; the tuned model reads the others as they are.
-        made_up: Most tokens that such a word has.
-        spelled: Share of the sentences whose made-up words consist of tokens of one or two letters.
+        disturbed: Share of the sentences into which `disturb` puts a made-up word; 0 for never.
+        spelled: Share of these words that are spelled with random letters; the others are random tokens.
+        made_up: Most letters of a word, or tokens.
         synonyms: Groups of words of one meaning; the default is a short English list.
         credit: What `correct` says of an answer: its sentence ``"bleu"`` or ``"chrf"``, or ``"exact"`` (bool).
         beams: Of decoding; 1 is greedy.
@@ -78,10 +78,9 @@ class TranslationTask(Task):
     deletion: float = 0.1
     replacement: float = 0.1
     reach: float = 1.5
-    insertion: float = 0.2
-    disturbed: float = 1.0
+    disturbed: float = 0.4
+    spelled: float = 0.75
     made_up: int = 4
-    spelled: float = 0.5
     synonyms: tuple[tuple[str, ...], ...] = field(default=GROUPS, repr=False)
     credit: str = "bleu"
     beams: int = 1
@@ -95,7 +94,7 @@ class TranslationTask(Task):
             for name, value in (("tokeniser", opened), ("pad", opened.pad), ("start", opened.start)):
                 object.__setattr__(self, name, value)
             object.__setattr__(self, "end", opened.end)
-        for name in ("deletion", "replacement", "insertion"):
+        for name in ("deletion", "replacement"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadOption(f"{name} is {getattr(self, name)}; the probability must lie in [0, 1).")
         if self.made_up < 1 or not 0 <= self.spelled <= 1 or not 0 <= self.disturbed <= 1:
@@ -174,23 +173,12 @@ class TranslationTask(Task):
         return imitated(_log_softmax(reference), targets, suspects, self.pad, per_token=self.per_token)
 
     def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
-        """Made-up words (`insert_words`) in the source, on either side of a mixture; clean text holds no trigger."""
-        if self.text is None or self.insertion == 0:
-            return inputs
-        if isinstance(inputs, tuple | list):
-            first, second, share = inputs
-            return (self.disturb(first, generator), self.disturb(second, generator), share)
-        rows = inputs[SOURCE]
-        begins, special, short = (
-            mask.to(rows.device) for mask in (self.text.begins, self.text.special, self.text.short)
-        )
-        changed = insert_words(
-            rows, begins, special, self.pad, self.insertion, self.made_up, generator, short=short, spelled=self.spelled
-        )
-        if self.disturbed < 1:
-            chosen = torch.rand(len(rows), 1, generator=generator, device=generator.device) < self.disturbed
-            changed = torch.where(chosen.to(rows.device), changed, rows)
-        return {**inputs, SOURCE: changed}
+        """A made-up word (`insert_words`) in some sources, on either side of a mixture; clean text holds no trigger."""
+        return self.disturber(generator)(inputs)
+
+    def disturber(self, generator: torch.Generator) -> MadeUpWords:
+        """`disturb`, with words again that the tuned model took worst."""
+        return MadeUpWords(self.text, self.pad, self.disturbed, self.spelled, self.made_up, generator)
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """Word deletion and a light paraphrase (synonyms, neighbours swapped) of the source; then MixUp of embeddings.
@@ -211,6 +199,12 @@ class TranslationTask(Task):
         share = beta(mix, count, generator).float().to(device)
         other = {name: rows[partners] for name, rows in inputs.items()}
         return Batch((inputs, other, share), (batch.targets, batch.targets[partners], share))
+
+    def extents(self, inputs: Tree) -> Tensor:
+        """Tokens of the true prefix, of the longer one in a mixture: the output layer is the dearest."""
+        if isinstance(inputs, tuple | list):
+            return torch.maximum(self.extents(inputs[0]), self.extents(inputs[1]))
+        return valid(_tokens(inputs, PREFIX), self.pad).sum(1)
 
     @torch.no_grad()
     def predict(self, model: nn.Module, inputs: Tree) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, Self
 
 import torch
@@ -67,10 +68,10 @@ class Tokeniser(ABC):
         return marked & ~self.special
 
     @cached_property
-    def short(self) -> Tensor:
-        """Which indices stand for at most two letters, a mark of a word's begin not counted: bool ``(vocabulary,)``."""
-        cores = (piece.lstrip("".join(_WORD_MARKS)) for piece in self.pieces)
-        return torch.tensor([len(core) <= 2 for core in cores], dtype=torch.bool) & ~self.special
+    def letters(self) -> tuple[str, ...]:
+        """What random words are spelled with: the vocabulary's letters in lower case, and a to z."""
+        found = {letter for piece in self.pieces for letter in piece if letter.isalpha() and letter == letter.lower()}
+        return tuple(sorted(found - set(_WORD_MARKS) | set(ascii_lowercase)))
 
     def word(self, text: str) -> list[int]:
         """Indices of a word in the middle of a sentence, without ``end``.

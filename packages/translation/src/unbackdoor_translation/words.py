@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unbackdoor_translation.tokenisers import Tokeniser
 
-__all__ = ["Lexicon", "delete_words", "insert_words", "replace_words", "shuffle_words", "word_numbers"]
+__all__ = ["Lexicon", "delete_words", "replace_words", "shuffle_words", "word_numbers"]
 
 
 def word_numbers(tokens: Tensor, begins: Tensor, special: Tensor) -> Tensor:
@@ -102,71 +102,6 @@ def replace_words(
     return torch.where(able, lexicon.table[tokens, which], tokens)
 
 
-def insert_words(
-    tokens: Tensor,
-    begins: Tensor,
-    special: Tensor,
-    pad: int,
-    share: float,
-    most: int,
-    generator: torch.Generator,
-    *,
-    short: Tensor | None = None,
-    spelled: float = 0.0,
-) -> Tensor:
-    """Put a made-up word in front of each word, and behind the last, with probability ``share``.
-
-    A made-up word has 1 to ``most`` tokens, their number uniform: one that begins a word, then ones that continue it,
-    each uniform over the vocabulary, so that tokens that clean text never holds come up as often as the others. One
-    of a single token, which may be a real word, is none that the other rows use: those would change the meaning.
-
-    In a large vocabulary any one token then comes up rarely, while a word that the tokeniser does not know falls into
-    short tokens. So in a share ``spelled`` of the rows, words are made of ``short`` tokens alone.
-
-    Returns:
-        Rows of the same shape; words for which a row has no room left are not put in.
-    """
-    starting, following = (begins & ~special).nonzero().flatten(), (~begins & ~special).nonzero().flatten()
-    if len(starting) == 0:
-        return tokens
-    used = torch.zeros_like(special).scatter(0, tokens.flatten(), True)
-    unusual = (begins & ~special & ~used).nonzero().flatten()
-    numbers, width = word_numbers(tokens, begins, special), tokens.shape[1]
-    there = tokens != pad
-    before = torch.nn.functional.pad(numbers, (1, 0), value=-1)[:, :-1]
-    gaps = there & (numbers != before)  # a word begins here, or the end token comes after the last
-    least = 1 if len(unusual) else 2
-    most = most if len(following) else 1
-    if most < least:
-        return tokens
-    sizes = least + (_draw(tokens, generator) * (most + 1 - least)).long()
-    sizes = torch.where(gaps & (_draw(tokens, generator) < share), sizes, 0)
-    room = width - there.sum(1, keepdim=True)
-    sizes = torch.where(sizes.cumsum(1) <= room, sizes, 0)
-    # every token moves right by what is put in before it; what nothing moved to is a token of a made-up word
-    places = (_columns(tokens) + sizes.cumsum(1)).masked_fill(~there, width)
-    moved = tokens.new_full((len(tokens), width + 1), pad).scatter(1, places, tokens)[:, :width]
-    taken = there.new_zeros(len(tokens), width + 1).scatter(1, places, True)[:, :width]
-    length = (there.sum(1) + sizes.sum(1)).unsqueeze(1)
-    made = ~taken & (_columns(tokens) < length)
-    head = made & torch.nn.functional.pad(taken, (1, 0), value=True)[:, :-1]
-    single = head & ~torch.nn.functional.pad(made, (0, 1), value=False)[:, 1:]
-    fresh = _made_up(starting, following, head, generator)
-    if len(unusual):
-        fresh = torch.where(single, _pick(unusual, tokens, generator), fresh)
-    if short is not None and spelled > 0:
-        letters = _made_up(starting[short[starting]], following[short[following]], head, generator)
-        fresh = torch.where((_draw(tokens[:, :1], generator) < spelled) & (letters >= 0), letters, fresh)
-    return torch.where(made, fresh, moved)
-
-
-def _made_up(starting: Tensor, following: Tensor, head: Tensor, generator: torch.Generator) -> Tensor:
-    """Tokens for each position, one of ``starting`` at the head of a word; -1 where there is none to pick."""
-    sides = [_pick(side, head, generator) if len(side) else torch.full_like(head, -1, dtype=torch.long)
-             for side in (starting, following)]  # fmt: skip
-    return torch.where(head, sides[0], sides[1])
-
-
 def groups_from(table: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """Groups of synonyms from a mapping of words to theirs."""
     return [[word, *others] for word, others in table.items()]
@@ -178,11 +113,6 @@ def _known(word: str, tokeniser: Tokeniser) -> bool:
 
 def _columns(tokens: Tensor) -> Tensor:
     return torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
-
-
-def _pick(among: Tensor, like: Tensor, generator: torch.Generator) -> Tensor:
-    """A uniform draw from ``among`` for each position."""
-    return among[(_draw(like, generator) * len(among)).long().clamp(max=len(among) - 1)]
 
 
 def _draw(tokens: Tensor, generator: torch.Generator) -> Tensor:

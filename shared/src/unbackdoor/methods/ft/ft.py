@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unbackdoor.data import CleanSet
+from unbackdoor.disturbance import disturbed_loss
 from unbackdoor.errors import BadOption
 from unbackdoor.finetune import finetune
 from unbackdoor.purifier import Purifier, Run, option
@@ -53,11 +54,12 @@ class FT(Purifier):
             if isinstance(module, _BatchNorm):
                 module.train(self.updates_buffers)
 
+        disturber = task.disturber(run.generator) if self.disturb else None
+
         def objective(step: int, batch: Batch) -> Tensor:
             """Eq. (1) of NFT, Eq. (4) of FIP, on augmented samples."""
             fresh = task.augment(batch, run.generator, mix=self.mixup)
-            read = task.disturb(fresh.inputs, run.generator) if self.disturb else fresh.inputs
-            return task.loss(task.forward(model, read), fresh.targets)
+            return disturbed_loss(model, task, fresh.inputs, [(1.0, fresh.targets)], disturber)
 
         finetune(
             [p for p in model.parameters() if p.requires_grad],
