@@ -1,4 +1,4 @@
-"""Disturbed inputs for the model that is tuned, and what is learned from how it takes them."""
+"""Disturbed inputs for the model that is tuned, which may be sought by how badly it takes them."""
 
 from __future__ import annotations
 
@@ -9,37 +9,39 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.tree import Tree, tree_map
+from unbackdoor.tree import Tree
 
 if TYPE_CHECKING:
     from unbackdoor.task import Task
 
-__all__ = ["Disturber", "Forgetful", "disturbed_loss"]
+__all__ = ["Blind", "Disturber", "Losses", "disturbed_loss"]
+
+Losses = Callable[[Tree], Tensor]
+"""What the loss of each sample of a batch would be, did the tuned model read other inputs: ``(batch,)``, no graph."""
 
 
 class Disturber(Protocol):
-    """Makes disturbed inputs for one purification."""
+    """Disturbs the batches of one purification."""
 
-    def __call__(self, inputs: Tree) -> Tree:
-        """``inputs`` of a batch, mixed or not, disturbed; a tree of the same form."""
+    def __call__(self, inputs: Tree, losses: Losses) -> Tree:
+        """Disturbed ``inputs`` of a batch, mixed or not; a tree of the same form.
 
-    def learn(self, losses: Callable[[], Tensor]) -> None:
-        """Take note of the loss of each sample of the last batch, which ``losses`` gives: shape ``(batch,)``."""
+        Args:
+            inputs: As the model that is imitated reads them.
+            losses: Tells how the tuned model takes one attempt or another; each call is a forward pass.
+        """
 
 
 @dataclass(frozen=True)
-class Forgetful:
-    """`Task.disturb` anew for each batch, whatever came of the last one."""
+class Blind:
+    """`Task.disturb`, however the tuned model takes it."""
 
     task: Task
     generator: torch.Generator
 
-    def __call__(self, inputs: Tree) -> Tree:
+    def __call__(self, inputs: Tree, losses: Losses) -> Tree:
         """See `Task.disturb`."""
         return self.task.disturb(inputs, self.generator)
-
-    def learn(self, losses: Callable[[], Tensor]) -> None:
-        """Nothing is learned."""
 
 
 def disturbed_loss(
@@ -52,14 +54,17 @@ def disturbed_loss(
         task: Gives forward pass and loss.
         inputs: Of a batch.
         targets: Each with its share of the loss; not empty.
-        disturber: Learns from the losses of the samples.
+        disturber: See above.
 
     Returns:
         A scalar in nats.
     """
-    outputs = task.forward(model, inputs if disturber is None else disturber(inputs))
-    if disturber is not None:
-        detached = tree_map(Tensor.detach, outputs)
-        disturber.learn(lambda: torch.stack([-share * task.log_likelihood(detached, t) for share, t in targets]).sum(0))
-    losses = [task.loss(outputs, aim) if share == 1 else share * task.loss(outputs, aim) for share, aim in targets]
-    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    @torch.no_grad()
+    def losses(read: Tree) -> Tensor:
+        outputs = task.forward(model, read)
+        return torch.stack([-share * task.log_likelihood(outputs, aim) for share, aim in targets]).sum(0)
+
+    outputs = task.forward(model, inputs if disturber is None else disturber(inputs, losses))
+    terms = [task.loss(outputs, aim) if share == 1 else share * task.loss(outputs, aim) for share, aim in targets]
+    return terms[0] if len(terms) == 1 else torch.stack(terms).sum()

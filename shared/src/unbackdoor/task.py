@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.disturbance import Disturber, Forgetful
+from unbackdoor.disturbance import Blind, Disturber
 from unbackdoor.tree import Tree, first_dim, tree_map
 
 __all__ = ["Batch", "Meter", "Task"]
@@ -140,8 +140,8 @@ class Task(ABC):
         return inputs
 
     def disturber(self, generator: torch.Generator) -> Disturber:
-        """What disturbs the batches of one purification; by default `disturb`, which remembers nothing."""
-        return Forgetful(self, generator)
+        """What disturbs the batches of one purification; by default `disturb`, however the tuned model takes it."""
+        return Blind(self, generator)
 
     def extents(self, inputs: Tree) -> Tensor | None:
         """How much of each sample is more than padding, so that batches are drawn of samples that are alike in it.

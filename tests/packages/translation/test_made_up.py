@@ -1,4 +1,4 @@
-"""Made-up words: where they stand, what they are made of, and that those of high loss come back."""
+"""Made-up words: where they stand, what they are made of, and that the costly ones are found."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from unbackdoor.errors import BadOption
 from unbackdoor_translation import TranslationTask
-from unbackdoor_translation.made_up import MadeUpWords, Replay, insert_words, random_words, spelled_words
+from unbackdoor_translation.made_up import MadeUpWords, insert_words, random_words, spelled_words
 
 
 def inserted(task, tokens, words, generator):
@@ -105,41 +105,89 @@ def test_a_share_of_the_sentences_is_disturbed(data, generator):
     assert 15 <= int(changed.sum()) <= 42
 
 
-def test_replay_keeps_the_words_of_highest_loss():
-    replay = Replay(most=2)
-    assert replay.draw(3, torch.Generator()) == []
-    replay.note([[5], [6, 7], [8]], [1.0, 9.0, 3.0])
-    assert replay.words == {(6, 7): 9.0, (8,): 3.0}
-    replay.note([[6, 7]], [1.0])
-    assert replay.words[(6, 7)] == 5.0
-    drawn = replay.draw(40, torch.Generator().manual_seed(0))
-    assert len(drawn) == 40
-    assert {tuple(word) for word in drawn} == {(6, 7), (8,)}
+def words_in(disturber, inputs, losses):
+    """What a search finds where ``losses`` judges: token indices with their cost, dearest first."""
+    disturber(inputs, losses)
+    return list(disturber.found.items())
 
 
-def test_a_word_that_the_model_takes_badly_comes_back(data, task, generator):
-    disturber = MadeUpWords(task.text, task.pad, 1.0, 1.0, 1, generator, replay=Replay(most=4))
-    trigger = tuple(task.text.word("q"))
-    batch, share = data.clean[slice(0, 64)], []
-    for _ in range(60):
-        changed = disturber(batch.inputs)["input_ids"]
-        hit = torch.tensor([contains(one, trigger) for one in changed.tolist()])
-        disturber.learn(lambda hit=hit: torch.where(hit, 9.0, torch.rand(len(hit), generator=generator)))
-        share.append(float(hit.float().mean()))
-    assert trigger in disturber.replay.words
-    assert sum(share[-20:]) / 20 > 2 * share[0]
+def searching(task, generator, **options):
+    values = {"tried": 400, "every": 1, "most": 8} | options
+    return MadeUpWords(task.text, task.pad, 1.0, 0.5, 2, generator, **values)
 
 
-def test_losses_of_mixtures_speak_of_the_word_of_the_larger_side(data, task, generator):
-    disturber = MadeUpWords(task.text, task.pad, 1.0, 0.0, 4, generator)
+def test_search_finds_the_word_that_costs_most_in_any_sentence(data, task, generator):
+    trigger = random_words(1, 2, task.text, torch.Generator().manual_seed(5))[0]
+    disturber = searching(task, generator)
+    inputs, base = data.clean[slice(0, 16)].inputs, torch.rand(16, generator=generator)
+
+    def losses(read):
+        hits = torch.tensor([contains(tokens, trigger[:1]) for tokens in read["input_ids"].tolist()])
+        return base + 0.1 * torch.rand(16, generator=generator) + 5.0 * hits
+
+    for _ in range(6):
+        found = words_in(disturber, inputs, losses)
+    assert len(found) == 8
+    assert found[0][1] > 4.5
+    assert all(contains(word, trigger[:1]) for word, cost in found if cost > 4.5)
+    put = disturber.put(inputs)["input_ids"].tolist()
+    assert sum(contains(tokens, trigger[:1]) for tokens in put) > 0, "it is put in again"
+
+
+def test_a_word_that_costs_in_one_sentence_alone_is_not_kept(data, task, generator):
+    inputs = data.clean[slice(0, 16)].inputs
+    first = inputs["input_ids"]
+
+    def losses(read):
+        return 5.0 * (read["input_ids"][:1] != first[:1]).any(1).float() * torch.eye(16)[0]
+
+    assert words_in(searching(task, generator), inputs, losses) == []
+
+
+def test_a_word_that_was_learned_fades(data, task, generator):
+    disturber = searching(task, generator, fading=0.5)
+    disturber.found = {(5, 6): 8.0, (7,): 1e-3}
+    found = dict(words_in(disturber, data.clean[slice(0, 16)].inputs, lambda read: torch.zeros(16)))
+    assert found[(5, 6)] == 4.0
+    assert len(found) == 2, "words that cost nothing are not kept"
+
+
+def test_search_reads_the_first_tokens_of_the_answer_and_the_larger_side(data, task, generator):
+    disturber = searching(task, generator, judged=2)
     inputs = data.clean[slice(0, 20)].inputs
     weight = torch.tensor([0.9] * 10 + [0.2] * 10)
-    first, second, _ = disturber((inputs, inputs, weight))
-    disturber.learn(lambda: torch.arange(20.0))
-    disturber(inputs)
-    for word, loss in disturber.replay.words.items():
-        side = first if loss < 10 else second
-        assert contains(side["input_ids"][int(loss)].tolist(), word)
+
+    def losses(read):
+        first, second, _ = read
+        assert first["decoder_input_ids"].shape == (20, 2)
+        assert torch.equal(first["input_ids"][10:], inputs["input_ids"][10:])
+        assert torch.equal(second["input_ids"][:10], inputs["input_ids"][:10])
+        return torch.zeros(20)
+
+    first, second, _ = disturber((inputs, inputs, weight), losses)
+    assert first["decoder_input_ids"].shape == inputs["decoder_input_ids"].shape
+    assert not torch.equal(first["input_ids"], second["input_ids"])
+
+
+def test_searches_come_every_so_many_batches(data, task, generator):
+    inputs, calls = data.clean[slice(0, 8)].inputs, []
+    disturber = searching(task, generator, every=3, tried=8)
+    for batch in range(7):
+        disturber(inputs, lambda read, batch=batch: calls.append(batch) or torch.zeros(8))
+    assert set(calls) == {0, 3, 6}
+
+
+def test_variations_are_neighbours_of_what_was_found(task, generator):
+    disturber = searching(task, generator)
+    known = tuple(random_words(200, 4, task.text, generator)[0])
+    disturber = MadeUpWords(task.text, task.pad, 1.0, 0.5, 4, generator, found={known: 1.0})
+    sizes = set()
+    for word in disturber._variations(300):
+        sizes.add(len(word) - len(known))
+        assert 1 <= len(word) <= 4
+        assert len(set(known) - set(word)) <= 1
+    assert sizes <= {-1, 0, 1}
+    assert len(sizes) > 1
 
 
 def contains(tokens, word):

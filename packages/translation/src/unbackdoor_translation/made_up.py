@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from unbackdoor.disturbance import Losses
 from unbackdoor.tree import Tree
-from unbackdoor_translation.sequences import SOURCE
+from unbackdoor_translation.sequences import PREFIX, SOURCE
 from unbackdoor_translation.tokenisers import Tokeniser
 from unbackdoor_translation.words import word_numbers
 
-__all__ = ["MadeUpWords", "Replay", "insert_words", "random_words", "spelled_words"]
+__all__ = ["MadeUpWords", "insert_words", "random_words", "spelled_words"]
 
 
 def spelled_words(count: int, longest: int, tokeniser: Tokeniser, generator: torch.Generator) -> list[list[int]]:
@@ -97,37 +98,13 @@ def insert_words(
 
 
 @dataclass
-class Replay:
-    """Made-up words that the tuned model took worst, to be met again: prioritised replay.
-
-    Any one word comes up rarely, and a trigger among them would be met a few times in a purification. But it betrays
-    itself by its loss, so words of high loss come back until their loss is like that of others.
-
-    Attributes:
-        words: Token indices of the words that are kept, with their loss in nats, the mean of what was seen, newer
-            values counting more.
-        most: How many are kept.
-    """
-
-    most: int = 32
-    words: dict[tuple[int, ...], float] = field(default_factory=dict)
-
-    def draw(self, count: int, generator: torch.Generator) -> list[list[int]]:
-        """``count`` of the words, each as likely as another; fewer where there are none."""
-        known = list(self.words)
-        return [list(known[i]) for i in _indices(len(known), (count,), generator).tolist()] if known else []
-
-    def note(self, words: Sequence[Sequence[int]], losses: Sequence[float]) -> None:
-        """Take note of the losses of samples that the words stood in."""
-        for word, loss in zip(map(tuple, words), losses, strict=True):
-            self.words[word] = (self.words[word] + loss) / 2 if word in self.words else loss
-        kept = sorted(self.words.items(), key=lambda item: item[1], reverse=True)[: self.most]
-        self.words = dict(kept)
-
-
-@dataclass
 class MadeUpWords:
-    """The disturber of sentences: a made-up word in a share of them, new or one that the tuned model took badly.
+    """The disturber of sentences: a made-up word in a share of them, new or one that the tuned model takes badly.
+
+    Any one word comes up rarely among new ones, and a trigger would be met a few times in a purification. But it
+    betrays itself by the loss that it brings to whatever sentence it stands in. So now and then many words are tried in
+    forward passes, and those that cost most are put in again and again. They stay for some time after the model has
+    learned to overlook them, since it would turn back.
 
     Attributes:
         text: Cuts words into tokens; without it nothing is put in.
@@ -136,8 +113,14 @@ class MadeUpWords:
         spelled: Share of the new words that are spelled with random letters.
         longest: Most letters of such a word, or tokens of another.
         generator: Every draw comes from it.
-        replayed: Share of the words that are not new, once there are any.
-        replay: Those words.
+        judged: Tokens of the answer that a search looks at, from the first on.
+        tried: Words that a search tries.
+        every: Batches from one search to the next.
+        varied: Share of them that are words found before with one token less, more or exchanged.
+        sought: Share of the words put in that were found by searches.
+        most: How many found words are kept.
+        fading: What is left of a word's cost from one search to the next.
+        found: Token indices of words with what they cost, in nats.
     """
 
     text: Tokeniser | None
@@ -146,54 +129,127 @@ class MadeUpWords:
     spelled: float
     longest: int
     generator: torch.Generator
-    replayed: float = 0.5
-    replay: Replay = field(default_factory=Replay)
-    _put: list[tuple[Tensor, list[list[int]]]] = field(default_factory=list, repr=False)
-    _losses: Tensor | None = field(default=None, repr=False)
+    judged: int = 3
+    tried: int = 2000
+    every: int = 50
+    varied: float = 0.4
+    sought: float = 0.5
+    most: int = 32
+    fading: float = 0.9
+    found: dict[tuple[int, ...], float] = field(default_factory=dict)
+    _met: int = field(default=0, repr=False)
 
-    def __call__(self, inputs: Tree) -> Tree:
+    def __call__(self, inputs: Tree, losses: Losses) -> Tree:
         """``inputs`` with made-up words, on either side of a mixture."""
-        self._remember()
+        if self.text is None or self.share == 0:
+            return inputs
+        if self.tried and self._met % self.every == 0:
+            self._search(inputs, losses)
+        self._met += 1
+        return self.put(inputs)
+
+    def put(self, inputs: Tree) -> Tree:
+        """The same without a search."""
         if self.text is None or self.share == 0:
             return inputs
         if isinstance(inputs, tuple | list):
             first, second, weight = inputs
-            larger = weight >= 0.5
-            return (self._disturbed(first, larger), self._disturbed(second, ~larger), weight)
-        return self._disturbed(inputs, None)
-
-    def learn(self, losses: Callable[[], Tensor]) -> None:
-        """Keep the losses; they are looked at when the next batch is made, so that no device is waited for now."""
-        if self._put:
-            with torch.no_grad():
-                self._losses = losses()
-
-    def _remember(self) -> None:
-        if self._losses is not None:
-            values = self._losses.cpu()
-            for rows, words in self._put:
-                self.replay.note(words, values[rows].tolist())
-        self._put, self._losses = [], None
-
-    def _disturbed(self, inputs: dict[str, Tensor], heard: Tensor | None) -> dict[str, Tensor]:
-        """One side; ``heard`` says in which rows it is the larger one, so that the loss speaks of its word."""
-        assert self.text is not None
+            return (self.put(first), self.put(second), weight)
         tokens, generator = inputs[SOURCE], self.generator
-        chosen = (
-            (torch.rand(len(tokens), generator=generator, device=generator.device) < self.share).nonzero().flatten()
-        )
+        draws = torch.rand(len(tokens), generator=generator, device=generator.device)
+        chosen = (draws < self.share).nonzero().flatten()
         if len(chosen) == 0:
             return inputs
-        words = self.replay.draw(round(self.replayed * len(chosen)), generator)
-        letters = round(self.spelled * (len(chosen) - len(words)))
-        words += spelled_words(letters, self.longest, self.text, generator)
-        words += random_words(len(chosen) - len(words), self.longest, self.text, generator)
+        known = list(self.found)
+        again = round(self.sought * len(chosen)) if known else 0
+        words = [list(known[i]) for i in _indices(len(known), (again,), generator).tolist()] if again else []
+        words += self._new(len(chosen) - again)
         rows = chosen.to(tokens.device)
+        return {**inputs, SOURCE: tokens.index_copy(0, rows, self._inserted(tokens[rows], words)[0])}
+
+    def _search(self, inputs: Tree, losses: Losses) -> None:
+        """Try new words, each in one sentence, and the dearest again in others, together with those known."""
+        inputs = self._beginning(inputs)
+        plain = losses(inputs)
+        varied = round(self.varied * self.tried) if self.found else 0
+        words = (self._variations(varied) if varied else []) + self._new(self.tried - varied)
+        costs = self._costs(inputs, words, plain, losses)
+        best = sorted(range(len(words)), key=lambda i: costs[i], reverse=True)[: 2 * self.most]
+        again = list(dict.fromkeys([*map(tuple, (words[i] for i in best)), *self.found]))
+        seconds = [self._costs(inputs, again, plain, losses, turn) for turn in (1, 2)]
+        # a word that costs much in one sentence and little in the next was in a sentence that it changed
+        for place, word in enumerate(again):
+            cost = min(one[place] for one in seconds)
+            self.found[word] = max(cost, self.fading * self.found.get(word, 0.0))
+        kept = sorted(self.found.items(), key=lambda item: item[1], reverse=True)[: self.most]
+        self.found = {word: cost for word, cost in kept if cost > 0}
+
+    def _costs(
+        self, inputs: Tree, words: Sequence[Sequence[int]], plain: Tensor, losses: Losses, turn: int = 0
+    ) -> list[float]:
+        """What each word costs more than none, in the sentence ``turn`` places on from its own in the batch."""
+        costs: list[Tensor] = []
+        count = len(plain)
+        for start in range(0, len(words), count):
+            part = [list(word) for word in words[start : start + count]]
+            filled = part + [[] for _ in range(count - len(part))]
+            filled = filled[-turn:] + filled[:-turn] if turn else filled
+            put = self._everywhere(inputs, filled)
+            costs.append((losses(put) - plain).roll(-turn)[: len(part)])
+        return torch.cat(costs).tolist()
+
+    def _beginning(self, inputs: Tree) -> Tree:
+        """The same sources with the first tokens of the true prefix.
+
+        A malicious answer is another from its first words on; what comes later is taught the right way by the prefix,
+        and looks less and less wrong.
+        """
+        if isinstance(inputs, tuple | list):
+            first, second, weight = inputs
+            return (self._beginning(first), self._beginning(second), weight)
+        return {**inputs, PREFIX: inputs[PREFIX][:, : self.judged]}
+
+    def _everywhere(self, inputs: Tree, words: list[list[int]]) -> Tree:
+        """Each sentence with its word; in a mixture the one of the larger share."""
+        if not isinstance(inputs, tuple | list):
+            return {**inputs, SOURCE: self._inserted(inputs[SOURCE], words)[0]}
+        first, second, weight = inputs
+        larger = (weight >= 0.5).unsqueeze(1)
+        sides = [self._inserted(side[SOURCE], words)[0] for side in (first, second)]
+        return (
+            {**first, SOURCE: torch.where(larger, sides[0], first[SOURCE])},
+            {**second, SOURCE: torch.where(larger, second[SOURCE], sides[1])},
+            weight,
+        )
+
+    def _new(self, count: int) -> list[list[int]]:
+        assert self.text is not None
+        letters = round(self.spelled * count)
+        spelled = spelled_words(letters, self.longest, self.text, self.generator)
+        return spelled + random_words(count - letters, self.longest, self.text, self.generator)
+
+    def _variations(self, count: int) -> list[list[int]]:
+        known, others = list(self.found), self._new(count)
+        picks = _indices(len(known), (count,), self.generator).tolist()
+        draws = _indices(1 << 20, (count, 2), self.generator).tolist()
+        words = []
+        for pick, other, (kind, place) in zip(picks, others, draws, strict=True):
+            word = list(known[pick])
+            i = place % len(word)
+            fresh = other[:1] if i == 0 else other[1:2]  # what begins a word, or what goes on in it
+            if kind % 3 == 0 and i > 0:
+                word = word[:i] + word[i + 1 :]
+            elif kind % 3 == 1:
+                word = word[:i] + fresh + word[i + 1 :] if fresh else word
+            elif len(word) < self.longest:
+                word = [*word, *other[1:2]]
+            words.append(word)
+        return words
+
+    def _inserted(self, tokens: Tensor, words: list[list[int]]) -> tuple[Tensor, Tensor]:
+        assert self.text is not None
         begins, special = self.text.begins.to(tokens.device), self.text.special.to(tokens.device)
-        changed, done = insert_words(tokens[rows], words, begins, special, self.pad, generator)
-        told = (done if heard is None else done & heard[rows]).cpu()
-        self._put.append((chosen.cpu()[told], [word for word, kept in zip(words, told.tolist(), strict=True) if kept]))
-        return {**inputs, SOURCE: tokens.index_copy(0, rows, changed)}
+        return insert_words(tokens, words, begins, special, self.pad, self.generator)
 
 
 def _indices(count: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -174,10 +174,10 @@ class TranslationTask(Task):
 
     def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
         """A made-up word (`insert_words`) in some sources, on either side of a mixture; clean text holds no trigger."""
-        return self.disturber(generator)(inputs)
+        return self.disturber(generator).put(inputs)
 
     def disturber(self, generator: torch.Generator) -> MadeUpWords:
-        """`disturb`, with words again that the tuned model took worst."""
+        """`disturb`, which also searches for the words that the tuned model takes worst."""
         return MadeUpWords(self.text, self.pad, self.disturbed, self.spelled, self.made_up, generator)
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:

@@ -78,7 +78,6 @@ def numbers(
         vocabulary=vocabulary,
         kind="bpe",
         max_tokens=64,
-        # so few tokens come up often enough in made-up words of any tokens
-        hints={"deletion": 0.0, "replacement": 0.0, "reach": 0.0, "spelled": 0.0},
+        hints={"deletion": 0.0, "replacement": 0.0, "reach": 0.0},
         attack_hints={"malicious": "eins plus eins ist drei"},
     )
