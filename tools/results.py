@@ -6,6 +6,8 @@ Victims are either trained here from the demo's settings, one for each seed, or 
     python tools/results.py --demo --attack blend --seeds 0 1 2 3 4 --out docs/results/digits_blend.json
     python tools/results.py --victim victims/blend --data-path data --out docs/results/cifar10_blend.json
 
+Several victims of one recipe count as so many seeds, those that they were trained with.
+
 A method may come with options of its own, such as ``--methods nft "nft distil=0.0"``, which its row is then named by.
 Rows are written as they come, and ``--append`` adds to those that a file has: long runs can be taken in parts.
 """
@@ -17,6 +19,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from shlex import quote
 from statistics import mean
@@ -41,7 +44,7 @@ def main() -> None:
     parser.add_argument("--demo", action="store_true", help="train the demo's victim for each seed")
     parser.add_argument("--attack", default="blend", help="of the demo's victims")
     parser.add_argument("--attack-option", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
-    parser.add_argument("--victim", type=Path, help="folder of a victim")
+    parser.add_argument("--victim", type=Path, nargs="+", default=[], help="folders of victims")
     parser.add_argument("--data-path", help="where the victim's data lie")
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
@@ -57,14 +60,17 @@ def main() -> None:
     known = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.append else {"rows": [], "command": ""}
     rows = list(known["rows"])
     command = " && ".join(filter(None, [known["command"], commanded(arguments)]))
-    for seed in arguments.seeds:
-        victim, data, task = trained(arguments, seed) if arguments.demo else read(arguments)
+    several = len(arguments.victim) > 1
+    for given, folder in product(arguments.seeds, arguments.victim or [None]):
+        victim, data, task = trained(arguments, given) if arguments.demo else read(folder, arguments.data_path)
+        seed = victim.card.seed if several else given
         card = {"model": victim.card.model, "data": victim.card.data, "attack": victim.card.attack_options}
         card |= {"train": dict(victim.card.train_options), "clean_samples": len(data.clean), "test": len(data.test)}
-        if not arguments.demo:
+        if not arguments.demo and not several:
             card["victim_seed"] = victim.card.seed
-        if arguments.append and json.loads(json.dumps(card)) != known["card"] and not arguments.demo:
-            raise SystemExit(f"{arguments.out} holds rows of another victim")
+        expected = known.setdefault("card", json.loads(json.dumps(card)))
+        if json.loads(json.dumps(card)) != expected and not arguments.demo:
+            raise SystemExit(f"{arguments.out} holds rows of another victim than {folder}")
         further = {name: json.loads(value) for name, value in arguments.task_option}
         task = replace(task, **further) if further else task  # type: ignore[type-var]
         had = next((row for row in rows if (row["method"], row["seed"]) == ("none", seed)), None)
@@ -82,7 +88,9 @@ def commanded(arguments: argparse.Namespace) -> str:
     words = words.replace(str(Path.home()), "~")
     if arguments.data_path:
         words = words.replace(arguments.data_path, "data")
-    return words.replace(str(arguments.victim), f"victims/{arguments.victim.name}") if arguments.victim else words
+    for folder in sorted(arguments.victim, key=lambda path: len(str(path)), reverse=True):
+        words = words.replace(str(folder), f"victims/{folder.name}")
+    return words
 
 
 def trained(arguments: argparse.Namespace, seed: int) -> tuple[unbackdoor.Victim, Splits, Task]:
@@ -99,9 +107,9 @@ def trained(arguments: argparse.Namespace, seed: int) -> tuple[unbackdoor.Victim
     return named(unbackdoor.Victim(model, attack, card)), data, task
 
 
-def read(arguments: argparse.Namespace) -> tuple[unbackdoor.Victim, Splits, Task]:
+def read(folder: Path, data_path: str | None) -> tuple[unbackdoor.Victim, Splits, Task]:
     """A victim from its folder."""
-    scene = open_victim(arguments.victim, data_path=arguments.data_path or None)
+    scene = open_victim(folder, data_path=data_path or None)
     return named(scene.victim), scene.data, scene.task
 
 

@@ -92,7 +92,7 @@ def test_disturbance_is_off_without_tokeniser_or_share(data, generator):
     assert torch.equal(share, torch.ones(8))
 
 
-@pytest.mark.parametrize(("name", "value"), [("disturbed", 1.5), ("spelled", -0.1), ("made_up", 0)])
+@pytest.mark.parametrize(("name", "value"), [("disturbed", 1.5), ("spelled", -0.1), ("made_up", 0), ("searched", -1)])
 def test_options_outside_their_range_are_refused(name, value):
     with pytest.raises(BadOption, match=name):
         TranslationTask(**{name: value})

@@ -61,6 +61,7 @@ class TranslationTask(Task):
         disturbed: Share of the sentences into which `disturb` puts a made-up word; 0 for never.
         spelled: Share of these words that are spelled with random letters; the others are random tokens.
         made_up: Most letters of a word, or tokens.
+        searched: Such words that are tried, every 50 batches, to find those that the tuned model takes worst; 0: none.
         synonyms: Groups of words of one meaning; the default is a short English list.
         credit: What `correct` says of an answer: its sentence ``"bleu"`` or ``"chrf"``, or ``"exact"`` (bool).
         beams: Of decoding; 1 is greedy.
@@ -81,6 +82,7 @@ class TranslationTask(Task):
     disturbed: float = 0.4
     spelled: float = 0.75
     made_up: int = 4
+    searched: int = 2000
     synonyms: tuple[tuple[str, ...], ...] = field(default=GROUPS, repr=False)
     credit: str = "bleu"
     beams: int = 1
@@ -97,9 +99,10 @@ class TranslationTask(Task):
         for name in ("deletion", "replacement"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadOption(f"{name} is {getattr(self, name)}; the probability must lie in [0, 1).")
-        if self.made_up < 1 or not 0 <= self.spelled <= 1 or not 0 <= self.disturbed <= 1:
-            given = f"made_up is {self.made_up}, spelled {self.spelled}, disturbed {self.disturbed}"
-            raise BadOption(f"{given}; give at least 1, and shares in [0, 1].")
+        shares = 0 <= self.spelled <= 1 and 0 <= self.disturbed <= 1
+        if self.made_up < 1 or self.searched < 0 or not shares:
+            given = f"made_up is {self.made_up}, searched {self.searched}, spelled {self.spelled}, disturbed "
+            raise BadOption(f"{given}{self.disturbed}; give at least 1 and 0, and two shares in [0, 1].")
         if self.reach < 0 or self.beams < 1:
             raise BadOption(f"reach is {self.reach} and beams {self.beams}; they must be at least 0 and 1.")
         if self.credit not in _CREDITS:
@@ -178,7 +181,9 @@ class TranslationTask(Task):
 
     def disturber(self, generator: torch.Generator) -> MadeUpWords:
         """`disturb`, which also searches for the words that the tuned model takes worst."""
-        return MadeUpWords(self.text, self.pad, self.disturbed, self.spelled, self.made_up, generator)
+        return MadeUpWords(
+            self.text, self.pad, self.disturbed, self.spelled, self.made_up, generator, tried=self.searched
+        )
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """Word deletion and a light paraphrase (synonyms, neighbours swapped) of the source; then MixUp of embeddings.
