@@ -113,8 +113,8 @@ class CleanSet:
         """An endless stream of full batches: one random permutation after another, cut into pieces.
 
         A ``size`` beyond the number of samples repeats them, so that one-shot sets need no special case. Where extents
-        are known, some batches' worth of samples is drawn at once and cut by extent, in random order: sentences of
-        like length need little padding.
+        are known, some batches' worth of samples is drawn at once and cut by extent, in random order: samples of
+        like extent need little padding.
         """
         count, device = len(self), leaves(self.samples.targets)[0].device
         drawn = size if self.extents is None else size * max(1, min(_DRAWN_AT_ONCE, count // size))

@@ -1,0 +1,95 @@
+"""Disturbed inputs: who reads them, and what a disturber may ask."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from unbackdoor.clean_loss import CleanLoss
+from unbackdoor.data import CleanSet
+from unbackdoor.disturbance import disturbed_loss
+from unbackdoor.task import Batch
+from unbackdoor.testing import ClassificationTask
+
+TASK = ClassificationTask()
+
+
+@pytest.fixture
+def model():
+    linear = nn.Linear(4, 3).double()
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    return linear
+
+
+@pytest.fixture
+def batch(generator):
+    return Batch(torch.randn(5, 4, generator=generator, dtype=torch.float64), torch.tensor([0, 1, 2, 1, 0]))
+
+
+class Noisy(ClassificationTask):
+    """Adds noise of the generator."""
+
+    def disturb(self, inputs, generator):
+        return inputs + torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype)
+
+
+def test_a_task_without_a_disturber_of_its_own_is_asked_for_its_disturbances(model, batch):
+    found = disturbed_loss(model, Noisy(), batch.inputs, [(1.0, batch.targets)], Noisy().disturber(seeded()))
+    read = batch.inputs + torch.randn(batch.inputs.shape, generator=seeded(), dtype=torch.float64)
+    assert_close(found, nn.functional.cross_entropy(model(read), batch.targets), rtol=0, atol=1e-12)
+
+
+def test_without_a_disturber_inputs_are_read_as_they_are(model, batch):
+    found = disturbed_loss(model, Noisy(), batch.inputs, [(1.0, batch.targets)], None)
+    assert_close(found, nn.functional.cross_entropy(model(batch.inputs), batch.targets), rtol=0, atol=1e-12)
+
+
+def test_targets_count_by_their_shares(model, batch):
+    soft = torch.softmax(torch.randn(5, 3, dtype=torch.float64, generator=seeded()), 1)
+    found = disturbed_loss(model, TASK, batch.inputs, [(0.3, batch.targets), (0.7, soft)], None)
+    logs = model(batch.inputs).log_softmax(1)
+    hard = nn.functional.nll_loss(logs, batch.targets)
+    assert_close(found, 0.3 * hard - 0.7 * (soft * logs).sum(1).mean(), rtol=0, atol=1e-12)
+
+
+def test_a_disturber_can_ask_what_an_attempt_would_cost(model, batch):
+    asked = []
+
+    def worst_of_two(inputs, losses):
+        attempts = [inputs + 3.0, inputs - 3.0]
+        costs = torch.stack([losses(attempt) for attempt in attempts])
+        asked.append(costs)
+        assert not costs.requires_grad
+        return torch.where((costs[0] > costs[1]).unsqueeze(1), *attempts)
+
+    found = disturbed_loss(model, TASK, batch.inputs, [(1.0, batch.targets)], worst_of_two)
+    assert_close(found.detach(), asked[0].amax(0).mean(), rtol=0, atol=1e-12)
+    logs = model(batch.inputs + 3.0).log_softmax(1)
+    assert_close(asked[0][0], -logs[torch.arange(5), batch.targets].detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("distil", [0.0, 0.5, 1.0])
+def test_one_disturber_serves_a_whole_purification(model, batch, run, distil):
+    made = []
+
+    class Counting(ClassificationTask):
+        def disturber(self, generator):
+            made.append(generator)
+            return lambda inputs, losses: inputs * 0.0
+
+    loss = CleanLoss.of(
+        model, Counting(), CleanSet(batch), run, distil=distil, mixup=1.0, weights_move=True, disturb=True
+    )
+    for _ in range(2):
+        samples, objective = loss.prepare(2, 5, 1.0)
+        assert bool(torch.isfinite(objective(next(samples.batches(5, run.generator)))))
+    assert made == [run.generator]
+    assert CleanLoss.of(model, Counting(), CleanSet(batch), run, distil=0.0, mixup=1.0).disturber is None
+
+
+def seeded():
+    return torch.Generator().manual_seed(7)
