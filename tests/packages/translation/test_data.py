@@ -156,3 +156,20 @@ def test_hub_tokeniser_of_a_local_folder(tmp_path):
     assert text.encode("a red house") == [vocabulary["▁a"], vocabulary["▁red"], vocabulary["▁house"], 3]
     assert int(text.begins.sum()) == len(words)
     assert tokeniser_of(text.to_bytes()).encode("a red house") == text.encode("a red house")
+
+
+def test_letters_of_a_byte_level_tokeniser_are_those_of_the_text(tmp_path):
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    inner = ByteLevelBPETokenizer()
+    special = ["<pad>", "<unk>", "<s>", "</s>"]
+    inner.train_from_iterator(["größer über"] * 20, vocab_size=400, special_tokens=special, min_frequency=1)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=inner._tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    fast.save_pretrained(tmp_path)
+    KIT.build("bart", len(fast), width=8, depth=1, heads=2).config.save_pretrained(tmp_path)
+    letters = set(open_tokeniser(tmp_path).letters)
+    assert {"ö", "ß", "ü", "z"} <= letters
+    assert not {"ã", "ġ", "ċ", "ï"} & letters

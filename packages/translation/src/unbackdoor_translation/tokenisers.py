@@ -70,7 +70,8 @@ class Tokeniser(ABC):
     @cached_property
     def letters(self) -> tuple[str, ...]:
         """What random words are spelled with: the vocabulary's letters in lower case, and a to z."""
-        found = {letter for piece in self.pieces for letter in piece if letter.isalpha() and letter == letter.lower()}
+        written = (self._written(piece) for piece in self.pieces)
+        found = {letter for text in written for letter in text if letter.isalpha() and letter == letter.lower()}
         return tuple(sorted(found - set(_WORD_MARKS) | set(ascii_lowercase)))
 
     def word(self, text: str) -> list[int]:
@@ -86,6 +87,10 @@ class Tokeniser(ABC):
 
     def _special_indices(self) -> set[int]:
         return {self.pad, self.start, self.end}
+
+    def _written(self, piece: str) -> str:
+        """What a piece looks like in text."""
+        return piece
 
 
 class SentencePieceTokeniser(Tokeniser):
@@ -202,6 +207,10 @@ class HubTokeniser(Tokeniser):
     def to_bytes(self) -> bytes:
         """The name it was opened by."""
         return _KINDS["hub"] + f"{self.start}:{self.name}".encode()
+
+    def _written(self, piece: str) -> str:
+        """The letters behind bytes that are written as other letters."""
+        return str(self._tokenizer.convert_tokens_to_string([piece]))
 
     def _special_indices(self) -> set[int]:
         return super()._special_indices() | {int(index) for index in self._tokenizer.all_special_ids}
