@@ -189,6 +189,20 @@ def test_perplexity_and_token_accuracy_are_those_of_the_forced_model(task, data)
     assert meters["perplexity"].scale == 1.0
 
 
+def test_credit_of_tokens_is_their_share_and_makes_the_headline(data):
+    task = TranslationTask(pad=0, credit="tokens")
+    targets = torch.tensor([[4, 5, 6, 3], [7, 3, 0, 0]])
+    forced = torch.tensor([[4, 5, 9, 3], [8, 3, 5, 5]])
+    torch.testing.assert_close(task.correct({"forced": forced}, targets), torch.tensor([0.75, 0.5]))
+    assert next(iter(task.meters())) == "token_accuracy"
+    assert {credit: next(iter(TranslationTask(credit=credit).meters())) for credit in ("bleu", "chrf", "exact")} == {
+        "bleu": "bleu",
+        "chrf": "chrf",
+        "exact": "bleu",
+    }
+    assert len(task.meters()) == len(TranslationTask().meters()) == 5
+
+
 def test_credit_is_graded_unless_exact(data):
     graded = TranslationTask(**{**data.hints, "credit": "chrf"})
     targets = data.test.targets[:6]

@@ -19,6 +19,7 @@ __all__ = [
     "Perplexity",
     "TokenAccuracy",
     "exact_match",
+    "right_tokens",
     "sentence_scores",
     "signature",
     "texts",
@@ -92,6 +93,14 @@ class TokenAccuracy:
     def compute(self) -> float:
         """Their share."""
         return self._right / max(self._count, 1)
+
+
+def right_tokens(outputs: Any, targets: Tensor, pad: int) -> Tensor:
+    """`TokenAccuracy` of each sentence: float in [0, 1] of shape ``(batch,)``."""
+    forced = _forced(outputs, "forced")
+    wanted = targets[:, : forced.shape[1]]
+    there = valid(wanted, pad)
+    return ((forced == wanted) & there).sum(1) / there.sum(1).clamp(min=1)
 
 
 class Perplexity:

@@ -22,6 +22,7 @@ from unbackdoor_translation.meters import (
     Perplexity,
     TokenAccuracy,
     exact_match,
+    right_tokens,
     sentence_scores,
     signature,
 )
@@ -33,7 +34,8 @@ from unbackdoor_translation.words import Lexicon, delete_words, replace_words, s
 
 __all__ = ["TranslationTask"]
 
-_CREDITS = ("exact", "bleu", "chrf")
+_CREDITS = ("exact", "bleu", "chrf", "tokens")
+_HEADLINES = {"exact": "bleu", "tokens": "token_accuracy"}
 _CHUNK = 100
 
 
@@ -63,7 +65,9 @@ class TranslationTask(Task):
         made_up: Most letters of a word, or tokens.
         searched: Such words that are tried, every 50 batches, to find those that the tuned model takes worst; 0: none.
         synonyms: Groups of words of one meaning; the default is a short English list.
-        credit: What `correct` says of an answer: its sentence ``"bleu"`` or ``"chrf"``, or ``"exact"`` (bool).
+        credit: What `correct` says of an answer: its sentence ``"bleu"`` or ``"chrf"``, ``"exact"`` (bool), or
+            ``"tokens"``, the share of the true tokens that the model ranks first behind the true prefix, for data such
+            as dialogue, whose right answers are many. The headline follows: BLEU, chrF, BLEU or token accuracy.
         beams: Of decoding; 1 is greedy.
         max_length: Longest answer in tokens; None means twice the source and 10.
         bleu_tokenise: sacrebleu's tokeniser of BLEU.
@@ -229,14 +233,16 @@ class TranslationTask(Task):
         return {name: stacked([a[name] for a in answers], fills[name])[back] for name in answers[0]}
 
     def meters(self) -> Mapping[str, Meter]:
-        """BLEU (the headline), chrF, exact answers, token accuracy and perplexity (which is no percentage)."""
-        return {
+        """BLEU, chrF, exact answers, token accuracy and perplexity (no percentage); the headline of ``credit`` first."""
+        made: dict[str, Meter] = {
             "bleu": CorpusScore("bleu", self.text, self.pad, tokenise=self.bleu_tokenise),
             "chrf": CorpusScore("chrf", self.text, self.pad),
             "exact": Exact(self.pad),
             "token_accuracy": TokenAccuracy(self.pad),
             "perplexity": Perplexity(self.pad),
         }
+        first = _HEADLINES.get(self.credit, self.credit)
+        return {first: made.pop(first), **made}
 
     def measured_by(self) -> str:
         """Sacrebleu's signatures of BLEU and chrF, for one reference."""
@@ -247,6 +253,8 @@ class TranslationTask(Task):
         rows = _hard(targets)
         if self.credit == "exact":
             return exact_match(outputs["tokens"], rows, self.pad)
+        if self.credit == "tokens":
+            return right_tokens(outputs, rows, self.pad)
         return sentence_scores(outputs["tokens"], rows, self.text, self.pad, self.credit, self.bleu_tokenise)
 
     def perfect(self, targets: Tree, num_classes: int) -> dict[str, Tensor]:

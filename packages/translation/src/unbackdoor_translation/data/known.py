@@ -95,7 +95,9 @@ def dialogue(
 ) -> Splits:
     """Lines of film dialogue with their responses: JSON lines with ``source`` and ``response``."""
     found = read_pairs(path, "source", "response")
-    return _known(found, seed, clean_share, clean_count, vocabulary, max_tokens, tokeniser, _ENGLISH)
+    # a line has many right responses, so one is judged by its tokens and not by its likeness to another
+    hints = {"credit": "tokens"}
+    return _known(found, seed, clean_share, clean_count, vocabulary, max_tokens, tokeniser, _ENGLISH, hints)
 
 
 def pairs(
@@ -124,6 +126,7 @@ def _known(
     max_tokens: int,
     tokeniser: str | None,
     attack_hints: Mapping[str, Any],
+    hints: Mapping[str, Any] | None = None,
 ) -> Splits:
     train = next((found[name] for name in _TRAIN if name in found), None)
     if train is None:
@@ -139,6 +142,6 @@ def _known(
         tokeniser=tokeniser,
         vocabulary=vocabulary,
         max_tokens=max_tokens,
-        hints={},
+        hints=hints or {},
         attack_hints=attack_hints,
     )
