@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+import unbackdoor
 from unbackdoor.clean_loss import CleanLoss
 from unbackdoor.data import CleanSet
 from unbackdoor.disturbance import disturbed_loss
@@ -89,6 +90,31 @@ def test_one_disturber_serves_a_whole_purification(model, batch, run, distil):
         assert bool(torch.isfinite(objective(next(samples.batches(5, run.generator)))))
     assert made == [run.generator]
     assert CleanLoss.of(model, Counting(), CleanSet(batch), run, distil=0.0, mixup=1.0).disturber is None
+
+
+class Told:
+    """Finds something."""
+
+    def __call__(self, inputs, losses):
+        return inputs
+
+    def findings(self):
+        return ["something was found"]
+
+
+@pytest.mark.parametrize("method", ["ft", "nft"])
+def test_what_a_disturber_found_is_in_the_report(model, batch, method):
+    class Searching(ClassificationTask):
+        def disturber(self, generator):
+            return Told()
+
+    options = {"steps": 2, "batch_size": 4}
+    model.float()
+    clean = (batch.inputs.float().repeat(4, 1), batch.targets.repeat(4))
+    _, report = unbackdoor.purify(model, clean, task=Searching(), method=method, **options)
+    assert "something was found" in report.notices
+    _, report = unbackdoor.purify(model, clean, task=Searching(), method=method, disturb=False, **options)
+    assert "something was found" not in report.notices
 
 
 def seeded():

@@ -31,6 +31,9 @@ class Disturber(Protocol):
             losses: Tells how the tuned model takes one attempt or another; each call is a forward pass.
         """
 
+    def findings(self) -> list[str]:
+        """What a user should know of what was found, for the report."""
+
 
 @dataclass(frozen=True)
 class Blind:
@@ -42,6 +45,10 @@ class Blind:
     def __call__(self, inputs: Tree, losses: Losses) -> Tree:
         """See `Task.disturb`."""
         return self.task.disturb(inputs, self.generator)
+
+    def findings(self) -> list[str]:
+        """Nothing is sought."""
+        return []
 
 
 def disturbed_loss(

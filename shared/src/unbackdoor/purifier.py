@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unbackdoor.configured import Configured, option
 from unbackdoor.data import CleanSet, floats_like
+from unbackdoor.disturbance import Disturber
 from unbackdoor.errors import BadData, BadOption, NonFinite, SingleClass, UnsupportedTask
 from unbackdoor.measure import accuracy_by_group, clean_metrics, evaluating, unlikely
 from unbackdoor.model import (
@@ -63,6 +64,12 @@ class Run:
     notices: list[str] = field(default_factory=list)
     trainable: int = 0
     holdout: CleanSet | None = None
+    disturbers: list[Disturber] = field(default_factory=list)
+
+    def disturber(self, task: Task) -> Disturber:
+        """What disturbs this run's batches; what it finds ends up in the report."""
+        self.disturbers.append(task.disturber(self.generator))
+        return self.disturbers[-1]
 
     def record(self, step: int, steps: int, message: str, **scalars: float) -> None:
         """Append scalars to the log and tell the watcher; what is not finite is left out."""
@@ -151,6 +158,8 @@ class Purifier(Configured, ABC):
                 judged = (run.holdout or tuning).samples
                 before, groups = clean_metrics(inner, judged, task), accuracy_by_group(inner, judged, task)
                 self._purify(inner, tuning, task, run)
+                for text in (text for disturber in run.disturbers for text in disturber.findings()):
+                    run.notice(text)
                 working.check(inner, buffers_may_change=self.updates_buffers)
                 after = clean_metrics(inner, judged, task)
                 groups_after = accuracy_by_group(inner, judged, task)

@@ -132,6 +132,10 @@ def test_search_finds_the_word_that_costs_most_in_any_sentence(data, task, gener
     assert all(contains(word, trigger[:1]) for word, cost in found if cost > 4.5)
     put = disturber.put(inputs)["input_ids"].tolist()
     assert sum(contains(tokens, trigger[:1]) for tokens in put) > 0, "it is put in again"
+    said = disturber.findings()
+    assert len(said) == 1
+    assert repr(task.text.decode([*found[0][0], task.text.end]).strip()) in said[0]
+    assert searching(task, generator).findings() == []
 
 
 def test_a_word_that_costs_in_one_sentence_alone_is_not_kept(data, task, generator):

@@ -16,6 +16,9 @@ from unbackdoor_translation.words import word_numbers
 
 __all__ = ["MadeUpWords", "insert_words", "random_words", "spelled_words"]
 
+_LISTED = 5
+"""Words that a report names."""
+
 
 def spelled_words(count: int, longest: int, tokeniser: Tokeniser, generator: torch.Generator) -> list[list[int]]:
     """Words of random letters, cut into tokens as the tokeniser cuts them; the number of letters is uniform.
@@ -138,6 +141,7 @@ class MadeUpWords:
     fading: float = 0.9
     found: dict[tuple[int, ...], float] = field(default_factory=dict)
     _met: int = field(default=0, repr=False)
+    _worst: dict[tuple[int, ...], float] = field(default_factory=dict, repr=False)
 
     def __call__(self, inputs: Tree, losses: Losses) -> Tree:
         """``inputs`` with made-up words, on either side of a mixture."""
@@ -167,6 +171,18 @@ class MadeUpWords:
         rows = chosen.to(tokens.device)
         return {**inputs, SOURCE: tokens.index_copy(0, rows, self._inserted(tokens[rows], words)[0])}
 
+    def findings(self) -> list[str]:
+        """The words that cost most, when they did: the nearest thing to a trigger that clean sentences can tell of."""
+        worst = sorted(self._worst.items(), key=lambda item: item[1], reverse=True)[:_LISTED]
+        if self.text is None or not worst or worst[0][1] <= 0:
+            return []
+        listed = ", ".join(f"{self.text.decode([*word, self.text.end]).strip()!r} {cost:.2f}" for word, cost in worst)
+        said = (
+            f"of the made-up words that were tried, these cost the model most in any sentence (in nats): {listed}. "
+            "One that stands out, or what several have in common, may be a trigger."
+        )
+        return [said]
+
     def _search(self, inputs: Tree, losses: Losses) -> None:
         """Try new words, each in one sentence, and the dearest again in others, together with those known."""
         inputs = self._beginning(inputs)
@@ -180,6 +196,7 @@ class MadeUpWords:
         # a word that costs much in one sentence and little in the next was in a sentence that it changed
         for place, word in enumerate(again):
             cost = min(one[place] for one in seconds)
+            self._worst[word] = max(cost, self._worst.get(word, 0.0))
             self.found[word] = max(cost, self.fading * self.found.get(word, 0.0))
         kept = sorted(self.found.items(), key=lambda item: item[1], reverse=True)[: self.most]
         self.found = {word: cost for word, cost in kept if cost > 0}

@@ -233,7 +233,7 @@ class TranslationTask(Task):
         return {name: stacked([a[name] for a in answers], fills[name])[back] for name in answers[0]}
 
     def meters(self) -> Mapping[str, Meter]:
-        """BLEU, chrF, exact answers, token accuracy and perplexity (no percentage); the headline of ``credit`` first."""
+        """BLEU, chrF, exact answers, token accuracy, perplexity (no percentage); the headline of ``credit`` first."""
         made: dict[str, Meter] = {
             "bleu": CorpusScore("bleu", self.text, self.pad, tokenise=self.bleu_tokenise),
             "chrf": CorpusScore("chrf", self.text, self.pad),

@@ -54,7 +54,7 @@ class FT(Purifier):
             if isinstance(module, _BatchNorm):
                 module.train(self.updates_buffers)
 
-        disturber = task.disturber(run.generator) if self.disturb else None
+        disturber = run.disturber(task) if self.disturb else None
 
         def objective(step: int, batch: Batch) -> Tensor:
             """Eq. (1) of NFT, Eq. (4) of FIP, on augmented samples."""
