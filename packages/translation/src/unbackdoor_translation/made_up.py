@@ -138,7 +138,7 @@ class MadeUpWords:
     varied: float = 0.4
     sought: float = 0.5
     most: int = 32
-    fading: float = 0.9
+    fading: float = 0.98
     found: dict[tuple[int, ...], float] = field(default_factory=dict)
     _met: int = field(default=0, repr=False)
     _worst: dict[tuple[int, ...], float] = field(default_factory=dict, repr=False)
