@@ -199,7 +199,7 @@ class MadeUpWords:
             self._worst[word] = max(cost, self._worst.get(word, 0.0))
             self.found[word] = max(cost, self.fading * self.found.get(word, 0.0))
         kept = sorted(self.found.items(), key=lambda item: item[1], reverse=True)[: self.most]
-        self.found = {word: cost for word, cost in kept if cost > 0}
+        self.found = {word: cost for word, cost in kept if word and cost > 0}
 
     def _costs(
         self, inputs: Tree, words: Sequence[Sequence[int]], plain: Tensor, losses: Losses, turn: int = 0
