@@ -148,12 +148,21 @@ def test_a_word_that_costs_in_one_sentence_alone_is_not_kept(data, task, generat
     assert words_in(searching(task, generator), inputs, losses) == []
 
 
-def test_a_word_that_was_learned_fades(data, task, generator):
+def test_a_word_that_was_learned_is_remembered_and_fades(data, task, generator):
     disturber = searching(task, generator, fading=0.5)
-    disturber.found = {(5, 6): 8.0, (7,): 1e-3}
-    found = dict(words_in(disturber, data.clean[slice(0, 16)].inputs, lambda read: torch.zeros(16)))
-    assert found[(5, 6)] == 4.0
-    assert len(found) == 2, "words that cost nothing are not kept"
+    disturber.remembered = {(5, 6): 8.0, (7,): 1e-3}
+    assert words_in(disturber, data.clean[slice(0, 16)].inputs, lambda read: torch.zeros(16)) == []
+    assert disturber.remembered == {(5, 6): 4.0, (7,): 5e-4}, "words that cost nothing are not kept"
+
+
+def test_dear_words_come_again_more_often_and_remembered_ones_as_well(task, generator):
+    disturber = searching(task, generator)
+    assert disturber._again(10) == []
+    disturber.found, disturber.remembered = {(5, 6): 9.0, (7,): 1.0}, {(8, 9): 1.0, (10,): 4.0}
+    drawn = [tuple(word) for word in disturber._again(800)]
+    assert len(drawn) == 800
+    assert 330 < drawn.count((5, 6)) < 385
+    assert 160 < drawn.count((8, 9)) < 240
 
 
 def test_search_reads_the_first_tokens_of_the_answer_and_the_larger_side(data, task, generator):
@@ -184,7 +193,7 @@ def test_searches_come_every_so_many_batches(data, task, generator):
 def test_variations_are_neighbours_of_what_was_found(task, generator):
     disturber = searching(task, generator)
     known = tuple(random_words(200, 4, task.text, generator)[0])
-    disturber = MadeUpWords(task.text, task.pad, 1.0, 0.5, 4, generator, found={known: 1.0})
+    disturber = MadeUpWords(task.text, task.pad, 1.0, 0.5, 4, generator, remembered={known: 1.0})
     sizes = set()
     for word in disturber._variations(300):
         sizes.add(len(word) - len(known))

@@ -106,8 +106,8 @@ class MadeUpWords:
 
     Any one word comes up rarely among new ones, and a trigger would be met a few times in a purification. But it
     betrays itself by the loss that it brings to whatever sentence it stands in. So now and then many words are tried in
-    forward passes, and those that cost most are put in again and again. They stay for some time after the model has
-    learned to overlook them, since it would turn back.
+    forward passes, and those that cost most are put in again and again, the dearer the more often. What cost much once
+    is remembered and put in as well after the model has learned to overlook it, since it would turn back.
 
     Attributes:
         text: Cuts words into tokens; without it nothing is put in.
@@ -120,10 +120,11 @@ class MadeUpWords:
         tried: Words that a search tries.
         every: Batches from one search to the next.
         varied: Share of them that are words found before with one token less, more or exchanged.
-        sought: Share of the words put in that were found by searches.
-        most: How many found words are kept.
-        fading: What is left of a word's cost from one search to the next.
-        found: Token indices of words with what they cost, in nats.
+        sought: Share of the words put in that were found by searches, half of them by the last one.
+        most: How many words are kept of the last search, and of all together.
+        fading: What is left of a remembered cost from one search to the next.
+        found: Token indices of the words that cost most in the last search, with what they cost, in nats.
+        remembered: The same of all searches, with their highest costs, faded.
     """
 
     text: Tokeniser | None
@@ -140,6 +141,7 @@ class MadeUpWords:
     most: int = 32
     fading: float = 0.98
     found: dict[tuple[int, ...], float] = field(default_factory=dict)
+    remembered: dict[tuple[int, ...], float] = field(default_factory=dict)
     _met: int = field(default=0, repr=False)
     _worst: dict[tuple[int, ...], float] = field(default_factory=dict, repr=False)
 
@@ -164,10 +166,8 @@ class MadeUpWords:
         chosen = (draws < self.share).nonzero().flatten()
         if len(chosen) == 0:
             return inputs
-        known = list(self.found)
-        again = round(self.sought * len(chosen)) if known else 0
-        words = [list(known[i]) for i in _indices(len(known), (again,), generator).tolist()] if again else []
-        words += self._new(len(chosen) - again)
+        words = self._again(round(self.sought * len(chosen)))
+        words += self._new(len(chosen) - len(words))
         rows = chosen.to(tokens.device)
         return {**inputs, SOURCE: tokens.index_copy(0, rows, self._inserted(tokens[rows], words)[0])}
 
@@ -187,19 +187,33 @@ class MadeUpWords:
         """Try new words, each in one sentence, and the dearest again in others, together with those known."""
         inputs = self._beginning(inputs)
         plain = losses(inputs)
-        varied = round(self.varied * self.tried) if self.found else 0
+        varied = round(self.varied * self.tried) if self.found or self.remembered else 0
         words = (self._variations(varied) if varied else []) + self._new(self.tried - varied)
         costs = self._costs(inputs, words, plain, losses)
         best = sorted(range(len(words)), key=lambda i: costs[i], reverse=True)[: 2 * self.most]
-        again = list(dict.fromkeys([*map(tuple, (words[i] for i in best)), *self.found]))
+        again = list(dict.fromkeys([*map(tuple, (words[i] for i in best)), *self.found, *self.remembered]))
         seconds = [self._costs(inputs, again, plain, losses, turn) for turn in (1, 2)]
         # a word that costs much in one sentence and little in the next was in a sentence that it changed
-        for place, word in enumerate(again):
-            cost = min(one[place] for one in seconds)
-            self._worst[word] = max(cost, self._worst.get(word, 0.0))
-            self.found[word] = max(cost, self.fading * self.found.get(word, 0.0))
-        kept = sorted(self.found.items(), key=lambda item: item[1], reverse=True)[: self.most]
-        self.found = {word: cost for word, cost in kept if word and cost > 0}
+        now = {word: min(one[place] for one in seconds) for place, word in enumerate(again)}
+        before = self.remembered
+        self.found = _dearest(now, self.most)
+        self.remembered = _dearest(
+            {word: max(cost, self.fading * before.get(word, 0.0)) for word, cost in now.items()}, self.most
+        )
+        highest = {word: max(cost, self._worst.get(word, 0.0)) for word, cost in (self._worst | now).items()}
+        self._worst = _dearest(highest, _LISTED)
+
+    def _again(self, count: int) -> list[list[int]]:
+        """Words found before: half of the last search, by their cost, half of those remembered, each as likely."""
+        words: list[list[int]] = []
+        halves = ((self.found, count - count // 2), (dict.fromkeys(self.remembered, 1.0), count // 2))
+        for weights, share in halves:
+            if weights and share:
+                known = list(weights)
+                chances = torch.tensor(list(weights.values()), device=self.generator.device)
+                drawn = chances.multinomial(share, replacement=True, generator=self.generator)
+                words += [list(known[i]) for i in drawn.tolist()]
+        return words
 
     def _costs(
         self, inputs: Tree, words: Sequence[Sequence[int]], plain: Tensor, losses: Losses, turn: int = 0
@@ -246,7 +260,7 @@ class MadeUpWords:
         return spelled + random_words(count - letters, self.longest, self.text, self.generator)
 
     def _variations(self, count: int) -> list[list[int]]:
-        known, others = list(self.found), self._new(count)
+        known, others = list(self.found | self.remembered), self._new(count)
         picks = _indices(len(known), (count,), self.generator).tolist()
         draws = _indices(1 << 20, (count, 2), self.generator).tolist()
         words = []
@@ -267,6 +281,12 @@ class MadeUpWords:
         assert self.text is not None
         begins, special = self.text.begins.to(tokens.device), self.text.special.to(tokens.device)
         return insert_words(tokens, words, begins, special, self.pad, self.generator)
+
+
+def _dearest(costs: dict[tuple[int, ...], float], most: int) -> dict[tuple[int, ...], float]:
+    """Those of highest cost, the dearest first; none that costs nothing, nor the empty word."""
+    kept = sorted(costs.items(), key=lambda item: item[1], reverse=True)[:most]
+    return {word: cost for word, cost in kept if word and 0 < cost < float("inf")}
 
 
 def _indices(count: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
