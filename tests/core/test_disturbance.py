@@ -10,7 +10,7 @@ from torch.testing import assert_close
 import unbackdoor
 from unbackdoor.clean_loss import CleanLoss
 from unbackdoor.data import CleanSet
-from unbackdoor.disturbance import disturbed_loss
+from unbackdoor.disturbance import disturbed_loss, started
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 
@@ -80,7 +80,7 @@ def test_one_disturber_serves_a_whole_purification(model, batch, run, distil):
     class Counting(ClassificationTask):
         def disturber(self, generator):
             made.append(generator)
-            return lambda inputs, losses: inputs * 0.0
+            return Told()
 
     loss = CleanLoss.of(
         model, Counting(), CleanSet(batch), run, distil=distil, mixup=1.0, weights_move=True, disturb=True
@@ -94,6 +94,9 @@ def test_one_disturber_serves_a_whole_purification(model, batch, run, distil):
 
 class Told:
     """Finds something."""
+
+    def look(self, samples):
+        pass
 
     def __call__(self, inputs, losses):
         return inputs
@@ -115,6 +118,32 @@ def test_what_a_disturber_found_is_in_the_report(model, batch, method):
     assert "something was found" in report.notices
     _, report = unbackdoor.purify(model, clean, task=Searching(), method=method, disturb=False, **options)
     assert "something was found" not in report.notices
+
+
+def test_a_disturber_looks_at_the_given_model_by_its_labels(model, batch, generator):
+    seen = []
+
+    class Looking(Told):
+        def look(self, samples):
+            inputs, losses = next(samples)
+            seen.append((inputs, losses(inputs * 2)))
+
+    class Searching(ClassificationTask):
+        def disturber(self, generator):
+            return Looking()
+
+    started(Searching(), model, CleanSet(batch), generator)
+    inputs, losses = seen[0]
+    place = (inputs.unsqueeze(1) == batch.inputs).all(2).int().argmax(1)
+    expected = nn.functional.cross_entropy(model(inputs * 2), batch.targets[place], reduction="none")
+    assert_close(losses, expected.detach(), rtol=0, atol=1e-12)
+    assert not losses.requires_grad
+
+
+def test_what_looks_at_nothing_draws_nothing(model, batch):
+    generator = seeded()
+    started(Noisy(), model, CleanSet(batch), generator)
+    assert torch.equal(generator.get_state(), seeded().get_state())
 
 
 def seeded():

@@ -141,7 +141,7 @@ class CleanLoss:
             )
         if reuse < 1:
             raise BadOption(f"reuse is {reuse}; a mixture is used at least once.")
-        labels = cls(model, task, clean, run, disturber=run.disturber(task) if disturb else None)
+        labels = cls(model, task, clean, run, disturber=run.disturber(task, model, clean) if disturb else None)
         if distil == 0:
             return labels
         try:

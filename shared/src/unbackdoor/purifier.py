@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unbackdoor.configured import Configured, option
 from unbackdoor.data import CleanSet, floats_like
-from unbackdoor.disturbance import Disturber
+from unbackdoor.disturbance import Disturber, started
 from unbackdoor.errors import BadData, BadOption, NonFinite, SingleClass, UnsupportedTask
 from unbackdoor.measure import accuracy_by_group, clean_metrics, evaluating, unlikely
 from unbackdoor.model import (
@@ -66,9 +66,9 @@ class Run:
     holdout: CleanSet | None = None
     disturbers: list[Disturber] = field(default_factory=list)
 
-    def disturber(self, task: Task) -> Disturber:
-        """What disturbs this run's batches; what it finds ends up in the report."""
-        self.disturbers.append(task.disturber(self.generator))
+    def disturber(self, task: Task, model: nn.Module, clean: CleanSet) -> Disturber:
+        """What disturbs this run's batches of ``clean``, for ``model`` as it was given; its findings are reported."""
+        self.disturbers.append(started(task, model, clean, self.generator))
         return self.disturbers[-1]
 
     def record(self, step: int, steps: int, message: str, **scalars: float) -> None:

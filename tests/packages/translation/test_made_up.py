@@ -130,7 +130,7 @@ def test_search_finds_the_word_that_costs_most_in_any_sentence(data, task, gener
     assert len(found) == 8
     assert found[0][1] > 4.5
     assert all(contains(word, trigger[:1]) for word, cost in found if cost > 4.5)
-    put = disturber.put(inputs)["input_ids"].tolist()
+    put = [tokens for _ in range(5) for tokens in disturber.put(inputs)["input_ids"].tolist()]
     assert sum(contains(tokens, trigger[:1]) for tokens in put) > 0, "it is put in again"
     said = disturber.findings()
     assert len(said) == 1
@@ -161,8 +161,10 @@ def test_dear_words_come_again_more_often_and_remembered_ones_as_well(task, gene
     disturber.found, disturber.remembered = {(5, 6): 9.0, (7,): 1.0}, {(8, 9): 1.0, (10,): 4.0}
     drawn = [tuple(word) for word in disturber._again(800)]
     assert len(drawn) == 800
-    assert 330 < drawn.count((5, 6)) < 385
-    assert 160 < drawn.count((8, 9)) < 240
+    whole, cut = drawn.count((5, 6)), drawn.count((5,))
+    assert 320 < whole + cut < 390
+    assert 50 < cut < 140, "half of them are cut at a random place, which may be their end"
+    assert 160 < drawn.count((8, 9)) + drawn.count((8,)) < 240
 
 
 def test_search_reads_the_first_tokens_of_the_answer_and_the_larger_side(data, task, generator):
@@ -180,6 +182,20 @@ def test_search_reads_the_first_tokens_of_the_answer_and_the_larger_side(data, t
     first, second, _ = disturber((inputs, inputs, weight), losses)
     assert first["decoder_input_ids"].shape == inputs["decoder_input_ids"].shape
     assert not torch.equal(first["input_ids"], second["input_ids"])
+
+
+def test_searches_begin_with_the_given_model(data, task, generator):
+    inputs, calls = data.clean[slice(0, 8)].inputs, []
+    samples = iter(
+        [(inputs, lambda read, i=i: calls.append(i) or torch.rand(8, generator=generator)) for i in range(9)]
+    )
+    searching(task, generator, looks=3, tried=8).look(samples)
+    assert set(calls) == {0, 1, 2}
+    for off in ({"tried": 0}, {"tried": 8, "share": 0.0}):
+        values = {"share": 1.0, **off}
+        disturber = MadeUpWords(task.text, task.pad, spelled=0.5, longest=2, generator=generator, **values)
+        disturber.look(iter([(inputs, None)] * 20))
+        assert disturber.found == {}
 
 
 def test_searches_come_every_so_many_batches(data, task, generator):

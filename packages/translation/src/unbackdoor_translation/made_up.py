@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -118,6 +119,7 @@ class MadeUpWords:
         generator: Every draw comes from it.
         judged: Tokens of the answer that a search looks at, from the first on.
         tried: Words that a search tries.
+        looks: Searches before anything is tuned.
         every: Batches from one search to the next.
         varied: Share of them that are words found before with one token less, more or exchanged.
         sought: Share of the words put in that were found by searches, half of them by the last one.
@@ -135,6 +137,7 @@ class MadeUpWords:
     generator: torch.Generator
     judged: int = 3
     tried: int = 2000
+    looks: int = 10
     every: int = 50
     varied: float = 0.4
     sought: float = 0.5
@@ -145,11 +148,16 @@ class MadeUpWords:
     _met: int = field(default=0, repr=False)
     _worst: dict[tuple[int, ...], float] = field(default_factory=dict, repr=False)
 
+    def look(self, samples: Iterator[tuple[Tree, Losses]]) -> None:
+        """Search the given model, whose trigger is whole yet."""
+        for inputs, losses in islice(samples, self.looks if self._searches else 0):
+            self._search(inputs, losses)
+
     def __call__(self, inputs: Tree, losses: Losses) -> Tree:
         """``inputs`` with made-up words, on either side of a mixture."""
         if self.text is None or self.share == 0:
             return inputs
-        if self.tried and self._met % self.every == 0:
+        if self._searches and self._met % self.every == 0:
             self._search(inputs, losses)
         self._met += 1
         return self.put(inputs)
@@ -170,6 +178,10 @@ class MadeUpWords:
         words += self._new(len(chosen) - len(words))
         rows = chosen.to(tokens.device)
         return {**inputs, SOURCE: tokens.index_copy(0, rows, self._inserted(tokens[rows], words)[0])}
+
+    @property
+    def _searches(self) -> bool:
+        return self.text is not None and self.share > 0 and self.tried > 0
 
     def findings(self) -> list[str]:
         """The words that cost most, when they did: the nearest thing to a trigger that clean sentences can tell of."""
@@ -204,7 +216,7 @@ class MadeUpWords:
         self._worst = _dearest(highest, _LISTED)
 
     def _again(self, count: int) -> list[list[int]]:
-        """Words found before: half of the last search, by their cost, half of those remembered, each as likely."""
+        """Words found before, half of them cut short: half by the last search, by their cost, half remembered ones."""
         words: list[list[int]] = []
         halves = ((self.found, count - count // 2), (dict.fromkeys(self.remembered, 1.0), count // 2))
         for weights, share in halves:
@@ -213,7 +225,11 @@ class MadeUpWords:
                 chances = torch.tensor(list(weights.values()), device=self.generator.device)
                 drawn = chances.multinomial(share, replacement=True, generator=self.generator)
                 words += [list(known[i]) for i in drawn.tolist()]
-        return words
+        # what costs most is often the trigger with something behind it, and the model learns the whole and not its front
+        cuts = _indices(1 << 20, (len(words), 2), self.generator).tolist()
+        return [
+            word[: 1 + place % len(word)] if coin % 2 else word for word, (coin, place) in zip(words, cuts, strict=True)
+        ]
 
     def _costs(
         self, inputs: Tree, words: Sequence[Sequence[int]], plain: Tensor, losses: Losses, turn: int = 0

@@ -50,11 +50,10 @@ class FT(Purifier):
         return self.bn == "update"
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
+        disturber = run.disturber(task, model, clean) if self.disturb else None
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.train(self.updates_buffers)
-
-        disturber = run.disturber(task) if self.disturb else None
 
         def objective(step: int, batch: Batch) -> Tensor:
             """Eq. (1) of NFT, Eq. (4) of FIP, on augmented samples."""
