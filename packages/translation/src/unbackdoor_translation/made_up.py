@@ -216,7 +216,7 @@ class MadeUpWords:
         self._worst = _dearest(highest, _LISTED)
 
     def _again(self, count: int) -> list[list[int]]:
-        """Words found before, half of them cut short: half by the last search, by their cost, half remembered ones."""
+        """Words found before, half of them cut short: half of the last search, by cost, half remembered ones."""
         words: list[list[int]] = []
         halves = ((self.found, count - count // 2), (dict.fromkeys(self.remembered, 1.0), count // 2))
         for weights, share in halves:
