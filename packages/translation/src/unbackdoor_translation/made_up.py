@@ -225,7 +225,7 @@ class MadeUpWords:
                 chances = torch.tensor(list(weights.values()), device=self.generator.device)
                 drawn = chances.multinomial(share, replacement=True, generator=self.generator)
                 words += [list(known[i]) for i in drawn.tolist()]
-        # what costs most is often the trigger with something behind it, and the model learns the whole and not its front
+        # what costs most is often the trigger with something behind it: the model learns the whole and not its front
         cuts = _indices(1 << 20, (len(words), 2), self.generator).tolist()
         return [
             word[: 1 + place % len(word)] if coin % 2 else word for word, (coin, place) in zip(words, cuts, strict=True)
