@@ -19,6 +19,8 @@ __all__ = ["MadeUpWords", "insert_words", "random_words", "spelled_words"]
 
 _LISTED = 5
 """Words that a report names."""
+_PASSES = 32
+"""Forward passes of new words in a search, at most: in small batches fewer words are tried."""
 
 
 def spelled_words(count: int, longest: int, tokeniser: Tokeniser, generator: torch.Generator) -> list[list[int]]:
@@ -118,7 +120,7 @@ class MadeUpWords:
         longest: Most letters of such a word, or tokens of another.
         generator: Every draw comes from it.
         judged: Tokens of the answer that a search looks at, from the first on.
-        tried: Words that a search tries.
+        tried: Words that a search tries, in at most 32 forward passes.
         looks: Searches before anything is tuned.
         every: Batches from one search to the next.
         varied: Share of them that are words found before with one token less, more or exchanged.
@@ -199,8 +201,9 @@ class MadeUpWords:
         """Try new words, each in one sentence, and the dearest again in others, together with those known."""
         inputs = self._beginning(inputs)
         plain = losses(inputs)
-        varied = round(self.varied * self.tried) if self.found or self.remembered else 0
-        words = (self._variations(varied) if varied else []) + self._new(self.tried - varied)
+        tried = min(self.tried, _PASSES * len(plain))
+        varied = round(self.varied * tried) if self.found or self.remembered else 0
+        words = (self._variations(varied) if varied else []) + self._new(tried - varied)
         costs = self._costs(inputs, words, plain, losses)
         best = sorted(range(len(words)), key=lambda i: costs[i], reverse=True)[: 2 * self.most]
         again = list(dict.fromkeys([*map(tuple, (words[i] for i in best)), *self.found, *self.remembered]))
