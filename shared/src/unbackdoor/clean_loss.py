@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.data import CleanSet
-from unbackdoor.disturbance import Disturber, disturbed_loss
+from unbackdoor.disturbance import disturbed_loss
 from unbackdoor.errors import BadOption
 from unbackdoor.purifier import Run
-from unbackdoor.task import Batch, Task
+from unbackdoor.task import Batch, Disturber, Task
 
 __all__ = ["CleanLoss", "Teacher"]
 

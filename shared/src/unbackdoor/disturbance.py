@@ -2,68 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.data import CleanSet
+from unbackdoor.task import Disturber, Task
 from unbackdoor.tree import Tree
 
-if TYPE_CHECKING:
-    from unbackdoor.data import CleanSet
-    from unbackdoor.task import Task
-
-__all__ = ["Blind", "Disturber", "Losses", "disturbed_loss", "started"]
+__all__ = ["disturbed_loss", "started"]
 
 _BATCH = 64
-
-Losses = Callable[[Tree], Tensor]
-"""What the loss of each sample of a batch would be, did the tuned model read other inputs: ``(batch,)``, no graph."""
-
-
-class Disturber(Protocol):
-    """Disturbs the batches of one purification."""
-
-    def look(self, samples: Iterator[tuple[Tree, Losses]]) -> None:
-        """Look at the given model, before anything is tuned.
-
-        Args:
-            samples: Endless: inputs of clean batches with the losses of the given model on them, by their labels. As
-                many are drawn as are wanted.
-        """
-
-    def __call__(self, inputs: Tree, losses: Losses) -> Tree:
-        """Disturbed ``inputs`` of a batch, mixed or not; a tree of the same form.
-
-        Args:
-            inputs: As the model that is imitated reads them.
-            losses: Tells how the tuned model takes one attempt or another; each call is a forward pass.
-        """
-
-    def findings(self) -> list[str]:
-        """What a user should know of what was found, for the report."""
-
-
-@dataclass(frozen=True)
-class Blind:
-    """`Task.disturb`, however the tuned model takes it."""
-
-    task: Task
-    generator: torch.Generator
-
-    def look(self, samples: Iterator[tuple[Tree, Losses]]) -> None:
-        """Nothing is looked at."""
-
-    def __call__(self, inputs: Tree, losses: Losses) -> Tree:
-        """See `Task.disturb`."""
-        return self.task.disturb(inputs, self.generator)
-
-    def findings(self) -> list[str]:
-        """Nothing is sought."""
-        return []
 
 
 def started(task: Task, model: nn.Module, clean: CleanSet, generator: torch.Generator) -> Disturber:

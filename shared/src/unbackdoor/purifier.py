@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unbackdoor.configured import Configured, option
 from unbackdoor.data import CleanSet, floats_like
-from unbackdoor.disturbance import Disturber, started
+from unbackdoor.disturbance import started
 from unbackdoor.errors import BadData, BadOption, NonFinite, SingleClass, UnsupportedTask
 from unbackdoor.measure import accuracy_by_group, clean_metrics, evaluating, unlikely
 from unbackdoor.model import (
@@ -28,7 +28,7 @@ from unbackdoor.model import (
     materialise,
 )
 from unbackdoor.report import Report, versions, weight_hash
-from unbackdoor.task import Task
+from unbackdoor.task import Disturber, Task
 from unbackdoor.tree import first_dim, leaves
 
 __all__ = ["Progress", "Purifier", "Run", "Watch", "option"]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.disturbance import Blind, Disturber
 from unbackdoor.tree import Tree, first_dim, tree_map
 
-__all__ = ["Batch", "Meter", "Task"]
+__all__ = ["Batch", "Blind", "Disturber", "Losses", "Meter", "Task"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +46,33 @@ class Meter(Protocol):
 
     def compute(self) -> Any:
         """The value over all batches, as a fraction of 1 unless the meter has a ``scale`` of its own."""
+
+
+Losses = Callable[[Tree], Tensor]
+"""What the loss of each sample of a batch would be, did the tuned model read other inputs: ``(batch,)``, no graph."""
+
+
+class Disturber(Protocol):
+    """Disturbs the batches of one purification."""
+
+    def look(self, samples: Iterator[tuple[Tree, Losses]]) -> None:
+        """Look at the given model, before anything is tuned.
+
+        Args:
+            samples: Endless: inputs of clean batches with the losses of the given model on them, by their labels. As
+                many are drawn as are wanted.
+        """
+
+    def __call__(self, inputs: Tree, losses: Losses) -> Tree:
+        """Disturbed ``inputs`` of a batch, mixed or not; a tree of the same form.
+
+        Args:
+            inputs: As the model that is imitated reads them.
+            losses: Tells how the tuned model takes one attempt or another; each call is a forward pass.
+        """
+
+    def findings(self) -> list[str]:
+        """What a user should know of what was found, for the report."""
 
 
 class Task(ABC):
@@ -201,3 +227,22 @@ class Task(ABC):
     def strata(self, targets: Tree) -> Tensor | None:
         """Integer group of each sample, shape ``(batch,)``, for a split that keeps proportions."""
         return None
+
+
+@dataclass(frozen=True)
+class Blind:
+    """`Task.disturb`, however the tuned model takes it."""
+
+    task: Task
+    generator: torch.Generator
+
+    def look(self, samples: Iterator[tuple[Tree, Losses]]) -> None:
+        """Nothing is looked at."""
+
+    def __call__(self, inputs: Tree, losses: Losses) -> Tree:
+        """See `Task.disturb`."""
+        return self.task.disturb(inputs, self.generator)
+
+    def findings(self) -> list[str]:
+        """Nothing is sought."""
+        return []

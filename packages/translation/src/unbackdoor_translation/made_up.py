@@ -9,7 +9,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from unbackdoor.disturbance import Losses
+from unbackdoor.task import Losses
 from unbackdoor.tree import Tree
 from unbackdoor_translation.sequences import PREFIX, SOURCE
 from unbackdoor_translation.tokenisers import Tokeniser

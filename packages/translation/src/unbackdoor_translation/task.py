@@ -15,6 +15,7 @@ from unbackdoor.task import Batch, Meter, Task
 from unbackdoor.tree import Tree
 from unbackdoor_translation.decoding import decode
 from unbackdoor_translation.imitation import evoked_tokens, imitated, is_imitation, score
+from unbackdoor_translation.logits import log_softmax, pick_logits
 from unbackdoor_translation.made_up import MadeUpWords
 from unbackdoor_translation.meters import (
     CorpusScore,
@@ -152,7 +153,7 @@ class TranslationTask(Task):
         Returns:
             Float of shape ``(batch,)``.
         """
-        logs = _log_softmax(outputs)
+        logs = log_softmax(outputs)
         if isinstance(targets, tuple | list):
             first, second, share = targets
             share = share.to(logs.dtype)
@@ -173,11 +174,11 @@ class TranslationTask(Task):
         Returns:
             Float of shape ``(vocabulary,)``.
         """
-        return evoked_tokens(_log_softmax(outputs), targets, self.pad)
+        return evoked_tokens(log_softmax(outputs), targets, self.pad)
 
     def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> dict[str, Tensor]:
         """What another model says at every place of the true prefix, see `unbackdoor_translation.imitation`."""
-        return imitated(_log_softmax(reference), targets, suspects, self.pad, per_token=self.per_token)
+        return imitated(log_softmax(reference), targets, suspects, self.pad, per_token=self.per_token)
 
     def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
         """A made-up word (`insert_words`) in some sources, on either side of a mixture; clean text holds no trigger."""
@@ -307,7 +308,7 @@ class TranslationTask(Task):
     def _logits(self, model: nn.Module, sources: Tensor, mask: Tensor, prefix: Tensor) -> Tensor:
         further = {"use_cache": False} if hasattr(model, "generate") else {}
         answer = model(input_ids=sources, attention_mask=mask.long(), decoder_input_ids=prefix, **further)
-        logits = _picked(answer)
+        logits = pick_logits(answer)
         if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != prefix.shape:
             given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UnsupportedModel(
@@ -377,21 +378,6 @@ def _tokens(inputs: Any, name: str) -> Tensor:
         )
     found: Tensor = inputs[name]
     return found
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    half = logits.dtype in (torch.float16, torch.bfloat16)
-    return (logits.float() if half else logits).log_softmax(dim=2)
-
-
-def _picked(answer: Any) -> Any:
-    if isinstance(answer, Mapping) and "logits" in answer:
-        return answer["logits"]
-    if isinstance(getattr(answer, "logits", None), Tensor):
-        return answer.logits
-    if isinstance(answer, tuple | list) and answer:
-        return answer[0]
-    return answer
 
 
 def _hard(targets: Any) -> Tensor:
