@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.classes import pick_logits
 from unbackdoor.errors import BadData, BadOption, UnsupportedModel
 from unbackdoor.task import Batch, Meter, Task
 from unbackdoor.tree import Tree
 from unbackdoor_translation.decoding import decode
 from unbackdoor_translation.imitation import evoked_tokens, imitated, is_imitation, score
-from unbackdoor_translation.logits import log_softmax, pick_logits
 from unbackdoor_translation.made_up import MadeUpWords
 from unbackdoor_translation.meters import (
     CorpusScore,
@@ -153,7 +153,7 @@ class TranslationTask(Task):
         Returns:
             Float of shape ``(batch,)``.
         """
-        logs = log_softmax(outputs)
+        logs = _log_softmax(outputs)
         if isinstance(targets, tuple | list):
             first, second, share = targets
             share = share.to(logs.dtype)
@@ -174,11 +174,11 @@ class TranslationTask(Task):
         Returns:
             Float of shape ``(vocabulary,)``.
         """
-        return evoked_tokens(log_softmax(outputs), targets, self.pad)
+        return evoked_tokens(_log_softmax(outputs), targets, self.pad)
 
     def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> dict[str, Tensor]:
         """What another model says at every place of the true prefix, see `unbackdoor_translation.imitation`."""
-        return imitated(log_softmax(reference), targets, suspects, self.pad, per_token=self.per_token)
+        return imitated(_log_softmax(reference), targets, suspects, self.pad, per_token=self.per_token)
 
     def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
         """A made-up word (`insert_words`) in some sources, on either side of a mixture; clean text holds no trigger."""
@@ -389,3 +389,8 @@ def _hard(targets: Any) -> Tensor:
         return rows
     likeliest: Tensor = targets.argmax(2).masked_fill(targets.sum(2) == 0, -100)
     return likeliest
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    return (logits.float() if half else logits).log_softmax(dim=2)
