@@ -52,17 +52,21 @@ def main() -> None:
     parser.add_argument("--preset")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--append", action="store_true", help="add to the rows that --out has")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
     options = {name: json.loads(value) for name, value in arguments.option}
     known = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.append else {"rows": [], "command": ""}
     rows = list(known["rows"])
     command = " && ".join(filter(None, [known["command"], commanded(arguments)]))
     several = len(arguments.victim) > 1
     for given, folder in product(arguments.seeds, arguments.victim or [None]):
-        victim, data, task = trained(arguments, given) if arguments.demo else read(folder, arguments.data_path)
+        victim, data, task = (
+            trained(arguments, given, device) if arguments.demo else read(folder, arguments.data_path, device)
+        )
         seed = victim.card.seed if several else given
         card = {"model": victim.card.model, "data": victim.card.data, "attack": victim.card.attack_options}
         card |= {"train": dict(victim.card.train_options), "clean_samples": len(data.clean), "test": len(data.test)}
@@ -78,7 +82,7 @@ def main() -> None:
             rows.append(row)
             result = {"command": command, "card": expected, "rows": rows, "mean": averaged(rows)}
             result["task"] = plain_fields(task)
-            result["versions"] = versions(torch.device("cpu"))
+            result["versions"] = versions(device)
             arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
@@ -98,7 +102,7 @@ def commanded(arguments: argparse.Namespace) -> str:
     return words
 
 
-def trained(arguments: argparse.Namespace, seed: int) -> tuple[unbackdoor.Victim, Splits, Task]:
+def trained(arguments: argparse.Namespace, seed: int, device: torch.device) -> tuple[unbackdoor.Victim, Splits, Task]:
     """The demo's victim, with another attack or seed; figures are there even where the attack did not take."""
     package = kit(arguments.task)
     plan = Plan.of_demo(package, arguments.attack)
@@ -107,14 +111,14 @@ def trained(arguments: argparse.Namespace, seed: int) -> tuple[unbackdoor.Victim
     data = plan.read(package, seed=seed)
     attack = plan.make_attack(package, data)
     assert attack is not None
-    model, task = plan.train(package, data, attack, seed=seed)
-    card = plan.card(arguments.task, data, attack, {}, seed=seed, device=torch.device("cpu"))
+    model, task = plan.train(package, data, attack, seed=seed, device=device)
+    card = plan.card(arguments.task, data, attack, {}, seed=seed, device=device)
     return named(unbackdoor.Victim(model, attack, card)), data, task
 
 
-def read(folder: Path, data_path: str | None) -> tuple[unbackdoor.Victim, Splits, Task]:
+def read(folder: Path, data_path: str | None, device: torch.device) -> tuple[unbackdoor.Victim, Splits, Task]:
     """A victim from its folder."""
-    scene = open_victim(folder, data_path=data_path or None)
+    scene = open_victim(folder, device=device, data_path=data_path or None)
     return named(scene.victim), scene.data, scene.task
 
 
