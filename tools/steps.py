@@ -6,6 +6,9 @@ process a method, which sees nothing of the others. ``teacher`` is no step but t
 by default each answer serves ``reuse`` steps. Prints one JSON object.
 
     python tools/steps.py --width 64 --batch-size 128
+    python tools/steps.py --victim victims/multi30k --data-path data --batch-size 64
+
+With ``--victim`` it is that victim's model and task, of whatever kind, on its clean samples.
 """
 
 from __future__ import annotations
@@ -18,18 +21,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unbackdoor.clean_loss import Teacher
-from unbackdoor.curvature import fisher_trace
+from unbackdoor.curvature import fisher_trace, twice_differentiable
+from unbackdoor.data import CleanSet
 from unbackdoor.finetune import gradients
+from unbackdoor.model import differentiable_recurrence
+from unbackdoor.purifier import Run
 from unbackdoor.registry import kit, method
 from unbackdoor.reparam import FullWeights, NeuronMask, SpectralShift
 from unbackdoor.report import versions
+from unbackdoor.scene import open_victim
 from unbackdoor.task import Batch, Task
 
 METHODS = ("ft", "nft-weight", "nft-norm", "f-fip", "f-fip-trace", "fip", "teacher")
@@ -40,6 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="preactresnet18")
     parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--victim", type=Path, help="folder of a victim, in place of model and width")
+    parser.add_argument("--data-path", help="where the victim's data lie")
+    parser.add_argument("--task-option", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--trace-samples", type=int, default=32)
     parser.add_argument("--trace-every", type=int, default=10)
@@ -52,6 +64,7 @@ def main() -> None:
     if options.memory_of:
         print(json.dumps(_peak(options)))
         return
+    options.methods = _possible(options)
     medians = _medians(options)
     plain = medians["ft"]
     ratios = {name: round(seconds / plain, 3) for name, seconds in medians.items()}
@@ -61,10 +74,9 @@ def main() -> None:
     nft, f_fip = method("nft"), method("f-fip")
     ratios["nft by default"] = round((medians["nft-weight"] + medians["teacher"] / nft().reuse) / plain, 3)
     ratios["f-fip by default"] = round((amortised + medians["teacher"] / f_fip().reuse) / plain, 3)
-    peaks = {name: _child_peak(name) for name in METHODS}
+    peaks = {name: _child_peak(name) for name in options.methods}
     result = {
-        "model": options.model,
-        "width": options.width,
+        **_named(options),
         "batch_size": options.batch_size,
         "trace_samples": options.trace_samples,
         "rounds": options.rounds,
@@ -77,9 +89,24 @@ def main() -> None:
     print(json.dumps(result, indent=2))
 
 
+def _possible(options: argparse.Namespace) -> list[str]:
+    """Methods that have something to tune: masks on BatchNorm's scale want a BatchNorm."""
+    layers = _subject(options).model.modules()
+    normed = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
+    return [name for name in METHODS if normed or name != "nft-norm"]
+
+
+def _named(options: argparse.Namespace) -> dict[str, Any]:
+    """What was measured, in words."""
+    if options.victim is None:
+        return {"model": options.model, "width": options.width}
+    card = open_victim(options.victim, data_path=options.data_path).victim.card
+    return {"model": card.model, "model_options": card.model_options, "data": card.data}
+
+
 def _medians(options: argparse.Namespace) -> dict[str, float]:
-    steps = {name: _step(name, options) for name in METHODS}
-    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+    steps = {name: _step(name, options) for name in options.methods}
+    seconds: dict[str, list[float]] = {name: [] for name in options.methods}
     for round_ in range(options.rounds + 2):
         for name, step in steps.items():
             _wait(options.device)
@@ -91,23 +118,49 @@ def _medians(options: argparse.Namespace) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What steps are made on."""
+
+    model: nn.Module
+    task: Task
+    batch: Batch
+
+
+def _subject(options: argparse.Namespace) -> Subject:
+    """A victim and a batch of its clean samples, or an image network with random weights and images."""
+    if options.victim is None:
+        package = kit("image")
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(options.batch_size, 3, 32, 32, generator=generator)
+        labels = torch.randint(0, 10, (options.batch_size,), generator=generator)
+        model, task = package.build(options.model, num_classes=10, width=options.width), package.task()
+        model = model.to(options.device, memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
+        return Subject(model, task, Batch(images, labels).to(options.device))
+    scene = open_victim(options.victim, device=options.device, data_path=options.data_path)
+    further = {name: json.loads(value) for name, value in options.task_option}
+    task = replace(scene.task, **further)  # type: ignore[type-var]
+    clean = CleanSet(scene.data.clean).measured(task.extents)
+    batch = next(clean.batches(options.batch_size, torch.Generator().manual_seed(0)))
+    return Subject(scene.victim.model, task, batch.to(options.device))
+
+
 def _step(name: str, options: argparse.Namespace) -> Callable[[], None]:
-    package = kit("image")
-    task = package.task()
-    model = package.build(options.model, num_classes=10, width=options.width).to(options.device)
-    model = model.to(memory_format=torch.channels_last).train(name == "ft")
+    """One step of method ``name``, on a model of its own."""
+    subject = _subject(options)
+    model, task, batch = subject.model.train(name == "ft"), subject.task, subject.batch
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(options.batch_size, 3, 32, 32, generator=generator).to(options.device)
-    labels = torch.randint(0, 10, (options.batch_size,), generator=generator).to(options.device)
-    batch = Batch(images.contiguous(memory_format=torch.channels_last), labels)
     if name == "teacher":
-        teacher = Teacher(model, torch.zeros(10, dtype=torch.bool))
+        run = Run(generator, torch.device(options.device), model)
+        teacher = Teacher.of(model, task, CleanSet(batch), run, mixup=0.0)
         return lambda: teacher.answer(task, batch)
     parameters, objective = _objective(name, model, task, batch, generator, options.trace_samples)
     sgd = torch.optim.SGD(parameters, lr=1e-5, momentum=0.9)
 
     def step() -> None:
-        _, slopes = gradients(objective(), parameters)
+        with differentiable_recurrence(model):
+            _, slopes = gradients(objective(), parameters)
         for value, slope in zip(parameters, slopes, strict=True):
             value.grad = slope
         sgd.step()
@@ -118,7 +171,8 @@ def _step(name: str, options: argparse.Namespace) -> Callable[[], None]:
 def _objective(
     name: str, model: nn.Module, task: Task, batch: Batch, generator: torch.Generator, few: int
 ) -> tuple[list[Tensor], Callable[[], Tensor | Iterator[Tensor]]]:
-    probe = partial(task.forward, model, batch.inputs[:2])
+    probe = partial(task.forward, model, batch[slice(0, 2)].inputs)
+    first = batch[slice(0, few)]
 
     def plain() -> Tensor:
         return task.loss(task.forward(model, batch.inputs), batch.targets)
@@ -137,8 +191,9 @@ def _objective(
     parameters = list(handle.parameters().values())
 
     def smooth() -> Iterator[Tensor]:
-        scores = task.log_likelihood(task.forward(model, batch.inputs[:few]), batch.targets[:few])
-        yield 0.01 * fisher_trace(scores, parameters, generator)
+        with twice_differentiable(model):
+            scores = task.log_likelihood(task.forward(model, first.inputs), first.targets)
+            yield 0.01 * fisher_trace(scores, parameters, generator)
         yield plain()
 
     return parameters, smooth if name == "f-fip-trace" else plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,6 +158,7 @@ def differentiable_recurrence(model: nn.Module) -> Iterator[None]:
 
     cuDNN's kernels have a backward pass in train mode alone. In train mode without dropout between layers they compute
     what they do in eval mode, so each call that needs a gradient is made so; modes and dropout are then as before.
+    Weights that a reparametrisation puts in never lie in one chunk, of which cuDNN's kernel would warn.
     """
     changed: dict[nn.RNNBase, float] = {}
 
@@ -177,10 +179,15 @@ def differentiable_recurrence(model: nn.Module) -> Iterator[None]:
                 module.register_forward_hook(after, always_call=True),
             ]
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
+            yield
     finally:
         for handle in handles:
             handle.remove()
+        for module in model.modules():
+            if isinstance(module, nn.RNNBase):
+                module.flatten_parameters()  # a copied model's weights lie apart
 
 
 def _on_cudnn(layer: nn.Module) -> bool:

@@ -149,6 +149,9 @@ class NeuronMask(Reparametrisation):
 
 _NARROW = 128
 
+_NO_EPS = 1e-30
+"""1 + this is 1 in every precision; PyTorch 2.11 refuses 0."""
+
 
 def _masks(site: Site, gates: str) -> int:
     recurrent = all(isinstance(layer, nn.RNNBase) for layer, _ in site.owners)
@@ -179,7 +182,7 @@ class ScaledOutput:
         weight = attachment.only.weight
         if out.ndim == weight.ndim > 2:  # BatchNorm's kernel with mean 0 and variance 1: no temporary for m's gradient
             mean, variance = torch.zeros_like(mask), torch.ones_like(mask)
-            return functional.batch_norm(out, mean, variance, mask, bias, training=False, eps=0.0)
+            return functional.batch_norm(out, mean, variance, mask, bias, training=False, eps=_NO_EPS)
         scaled = mask.view(-1, *[1] * (weight.ndim - 2))
         return out * scaled if bias is None else torch.addcmul(bias.view(scaled.shape), out, scaled)
 
