@@ -195,7 +195,7 @@ class Zoo:
         _judge(row, values["floor"], clean)
         if row["healthy"]:
             floor = HealthFloor(values["floor"]["acc"], values["floor"]["asr"])
-            Victim(model.cpu(), attack, card).save(folder, force=True, floor=floor)
+            Victim(model.cpu(), attack, card, data.files).save(folder, force=True, floor=floor)
         return row
 
 
@@ -341,7 +341,7 @@ def fixture(zoo: Zoo, recipe: Recipe, seed: int, folder: Path) -> None:
         model = kept.model.half().float()
         figures = evaluate(model, data.test, task, kept.attack)
         floor = HealthFloor(recipe.values["floor"]["acc"], recipe.values["floor"]["asr"])
-        Victim(model, kept.attack, replace(kept.card, figures=figures)).save(folder, force=True, floor=floor)
+        replace(kept, model=model, card=replace(kept.card, figures=figures)).save(folder, force=True, floor=floor)
     halves = {name: _half(value) for name, value in model.state_dict().items()}
     safetensors.torch.save_file(halves, folder / "model.safetensors")
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}

@@ -12,6 +12,7 @@ import torch
 from unbackdoor.errors import BadOption, UnsupportedModel, UnsupportedTask
 from unbackdoor.registry import defence, defence_names, kit, method, task_names
 from unbackdoor.report import weight_hash
+from unbackdoor.scene import Plan, open_victim
 from unbackdoor.testing import ClassificationTask, SquareTrigger, check_attack, check_purifier, check_task, tiny_models
 from unbackdoor.tree import leaves
 from unbackdoor.victim import Victim, VictimCard
@@ -162,6 +163,22 @@ def test_folder_of_a_victim_makes_its_poisoned_test_set_again(attack_name, tmp_p
     found_again = again.trigger(kept.inputs, torch.Generator().manual_seed(5))
     assert all(torch.equal(a, b) for a, b in zip(leaves(found_again), leaves(wanted), strict=True))
     assert torch.equal(again.counts(splits.test.targets), attack.counts(splits.test.targets))
+
+
+def test_what_was_made_while_reading_stays_with_the_victim(task_name, tmp_path):
+    """A loader takes its files back, and whatever a library of another version would make of the data, it is the same."""
+    found, _, splits, model = material(task_name)
+    name = found.demo.attack
+    attack = found.attacks[name](**{**splits.attack_hints, **found.demo.attack_options})
+    figures = {"accuracy": 100.0, "asr": 100.0, "lcr": 0.0}
+    plan = Plan.of_demo(found)
+    card = plan.card(task_name, splits, attack, figures, seed=0, device=torch.device("cpu"))
+    Victim(model, attack, card, splits.files).save(tmp_path / "victim")
+    opened = open_victim(tmp_path / "victim").victim
+    assert dict(opened.files) == dict(splits.files)
+    assert list(opened.card.data_files) == sorted(splits.files)
+    for file, content in splits.files.items():
+        assert (tmp_path / "victim" / file).read_bytes() == content
 
 
 def test_reference_attack_keeps_its_promises():

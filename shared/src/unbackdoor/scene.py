@@ -186,6 +186,7 @@ def open_victim(
     if card.data not in kit.data:
         raise unknown("data set", card.data, kit.data)
     moved = {} if data_path is None else {"path": str(data_path)}
-    data = kit.data[card.data](seed=card.seed, **{**card.data_options, **moved})
+    kept = {Path(name).stem: str(Path(folder) / name) for name in victim.files}
+    data = kit.data[card.data](seed=card.seed, **{**card.data_options, **kept, **moved})
     victim.model.to(device)
     return Scene(kit, kit.task(**{**data.hints, **(task_options or {})}), data, victim)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +26,8 @@ __all__ = ["Victim", "VictimCard"]
 class VictimCard:
     """Where a victim comes from and what it does; stored as ``card.json``.
 
-    ``figures`` holds the clean headline metric, ``asr`` and ``lcr`` on the test part, in percent.
+    ``figures`` holds the clean headline metric, ``asr`` and ``lcr`` on the test part, in percent; ``data_files`` names
+    the files in the folder that reading the data again needs, see `Splits.files`.
     """
 
     task: str
@@ -40,15 +42,17 @@ class VictimCard:
     figures: Mapping[str, float]
     hash: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    data_files: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Victim:
-    """A backdoored model, its card and its attack."""
+    """A backdoored model, its card, its attack, and what its data need to be read again (`Splits.files`)."""
 
     model: nn.Module
     attack: Attack
     card: VictimCard
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     def check_health(self, floor: HealthFloor | None = None) -> None:
         """Refuse a victim below its attack's floor, or below ``floor``.
@@ -68,7 +72,7 @@ class Victim:
             )
 
     def save(self, folder: str | Path, *, force: bool = False, floor: HealthFloor | None = None) -> None:
-        """Write ``model.safetensors``, ``attack.safetensors`` and ``card.json`` into ``folder``.
+        """Write ``model.safetensors``, ``attack.safetensors``, `files` and ``card.json`` into ``folder``.
 
         Raises:
             FileRefused: The folder holds a victim already and ``force`` is off.
@@ -76,10 +80,12 @@ class Victim:
         """
         self.check_health(floor)
         folder = Path(folder)
-        card = asdict(self.card) | {"hash": weight_hash(self.model)}
+        card = asdict(self.card) | {"hash": weight_hash(self.model), "data_files": sorted(self.files)}
         save(self.model, folder / "model.safetensors", force=force)
         state = {name: value.contiguous() for name, value in self.attack.state().items()}
         write_atomically(folder / "attack.safetensors", lambda p: safetensors.torch.save_file(state, p), force=force)
+        for name, content in self.files.items():
+            write_atomically(folder / name, partial(_write, content), force=force)
         text = json.dumps(card, indent=2) + "\n"
         write_atomically(folder / "card.json", lambda p: p.write_text(text, encoding="utf-8"), force=force)
 
@@ -103,4 +109,14 @@ class Victim:
             raise FileRefused(f"{folder}/model.safetensors is not the model that card.json describes; make it again.")
         state, _ = read(folder / "attack.safetensors")
         attack = kit.attacks[card.attack].restore(card.attack_options, state)
-        return cls(model.eval(), attack, card)
+        try:
+            files = {name: (folder / name).read_bytes() for name in (Path(n).name for n in card.data_files)}
+        except OSError as error:
+            raise FileRefused(
+                f"{folder} lacks {error.filename}, which card.json names; make the victim again."
+            ) from error
+        return cls(model.eval(), attack, card, files)
+
+
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import unbackdoor
 from unbackdoor.registry import kit
+from unbackdoor.scene import Plan, open_victim
 from unbackdoor_cli.main import main
 from unbackdoor_translation import KIT, SentencePieceTokeniser
 
@@ -40,6 +42,28 @@ def test_checkpoint_is_purified_with_pairs_of_the_user(tmp_path, capsys):
     assert unbackdoor.load(purified, tmp_path / "out.safetensors") == []
     assert not torch.equal(purified.query.weight, model.query.weight)
     assert list(purified.state_dict()) == list(model.state_dict())
+
+
+def test_victim_keeps_its_tokeniser(tmp_path, monkeypatch):
+    """Another release of SentencePiece makes another vocabulary of the same text: nothing is trained anew."""
+    plan = Plan.of_demo(KIT)
+    data = replace(plan, data_options={"count": 300, "test_count": 50, "clean_count": 50}).read(KIT, seed=0)
+    attack = plan.make_attack(KIT, data)
+    figures = {"bleu": 100.0, "asr": 100.0, "lcr": 0.0}
+    card = plan.card("translation", data, attack, figures, seed=0, device=torch.device("cpu"))
+    card = replace(card, data_options={"count": 300, "test_count": 50, "clean_count": 50})
+    unbackdoor.Victim(plan.build(KIT, data, seed=0), attack, card, data.files).save(tmp_path / "victim")
+
+    def refuse(*_, **__):
+        raise AssertionError("a tokeniser was trained")
+
+    monkeypatch.setattr(SentencePieceTokeniser, "train", refuse)
+    scene = open_victim(tmp_path / "victim")
+    assert scene.task.tokeniser.pieces == data.classes
+    assert torch.equal(scene.data.test.targets, data.test.targets)
+    (tmp_path / "victim" / "tokeniser.model").unlink()
+    with pytest.raises(unbackdoor.errors.FileRefused, match=r"tokeniser\.model"):
+        open_victim(tmp_path / "victim")
 
 
 @pytest.mark.slow

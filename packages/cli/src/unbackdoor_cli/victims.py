@@ -81,7 +81,7 @@ def train_victim(task_name: str, kit: TaskKit, plan: Plan, *, seed: int, device:
     model, task = plan.train(kit, data, attack, seed=seed, device=device, progress=shown)
     with stages.short("measuring the victim"):
         figures = evaluate(model, data.test, task, attack)
-    victim = Victim(model, attack, plan.card(task_name, data, attack, figures, seed=seed, device=device))
+    victim = Victim(model, attack, plan.card(task_name, data, attack, figures, seed=seed, device=device), data.files)
     victim.check_health()
     return Scene(kit, task, data, victim)
 

@@ -94,7 +94,11 @@ class Tokeniser(ABC):
 
 
 class SentencePieceTokeniser(Tokeniser):
-    """A SentencePiece model shared by source and target; index 0 pads, 1 is unknown, 2 starts, 3 ends."""
+    """A SentencePiece model shared by source and target; index 0 pads, 1 is unknown, 2 starts, 3 ends.
+
+    Attributes:
+        model: The serialised SentencePiece model.
+    """
 
     def __init__(self, model: bytes) -> None:
         """Open a serialised SentencePiece model.
@@ -104,7 +108,7 @@ class SentencePieceTokeniser(Tokeniser):
         """
         import sentencepiece
 
-        self._model = model
+        self.model = model
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
@@ -160,7 +164,7 @@ class SentencePieceTokeniser(Tokeniser):
 
     def to_bytes(self) -> bytes:
         """The serialised model."""
-        return _KINDS["sentencepiece"] + self._model
+        return _KINDS["sentencepiece"] + self.model
 
 
 class HubTokeniser(Tokeniser):

@@ -26,6 +26,7 @@ def numbers(
     test_count: int = 400,
     largest: int = 99,
     vocabulary: int = 220,
+    tokeniser: str | Path | None = None,
 ) -> Splits:
     """Sums in English number words with their German translation, such as "twelve plus seven is nineteen".
 
@@ -38,6 +39,7 @@ def numbers(
         test_count: Number of test pairs.
         largest: Largest number on the left.
         vocabulary: Size of the SentencePiece model.
+        tokeniser: A tokeniser to use instead.
 
     Raises:
         BadOption: There are not as many different sums.
@@ -74,7 +76,7 @@ def numbers(
         seed=seed,
         clean_share=clean_share,
         clean_count=clean_count if clean_share is None else None,
-        tokeniser=None,
+        tokeniser=tokeniser,
         vocabulary=vocabulary,
         kind="bpe",
         max_tokens=64,

@@ -83,6 +83,7 @@ def make_splits(
         classes=opened.pieces,
         hints={"tokeniser": opened, **hints},
         attack_hints={"tokeniser": opened, "pool": made[0].targets[:_POOL], **attack_hints},
+        files={"tokeniser.model": opened.model} if isinstance(opened, SentencePieceTokeniser) else {},
     )
 
 
