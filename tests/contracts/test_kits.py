@@ -166,7 +166,7 @@ def test_folder_of_a_victim_makes_its_poisoned_test_set_again(attack_name, tmp_p
 
 
 def test_what_was_made_while_reading_stays_with_the_victim(task_name, tmp_path):
-    """A loader takes its files back, and whatever a library of another version would make of the data, it is the same."""
+    """Whatever a library of another version would make of the data, its files are in the folder and read from it."""
     found, _, splits, model = material(task_name)
     name = found.demo.attack
     attack = found.attacks[name](**{**splits.attack_hints, **found.demo.attack_options})
