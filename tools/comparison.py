@@ -2,6 +2,7 @@
 
     unbackdoor compare VICTIM... --methods all --seeds 3 --threads 1 --out comparison
     python tools/comparison.py comparison VICTIM... --out docs/results/comparison_small.json --page docs/comparison.md
+    python tools/comparison.py comparison VICTIM... --title "at the papers' scale" --out FILE.json --page FILE.md
     python tools/comparison.py --check
 
 The first command makes one file a cell; the second gathers them, with the cards of the victims, into one JSON file and
@@ -35,17 +36,19 @@ def main() -> int:
     parser.add_argument("victims", type=Path, nargs="*", help="folders that were compared, in the order of the page")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--title", default="small victims", help="what kind of victims they are")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     if arguments.check:
-        same = arguments.page.read_text(encoding="utf-8") == page(json.loads(arguments.out.read_text(encoding="utf-8")))
+        content = json.loads(arguments.out.read_text(encoding="utf-8"))
+        same = arguments.page.read_text(encoding="utf-8") == page(content, arguments.out.name)
         sys.stderr.write("" if same else f"{arguments.page} is not what {arguments.out} says; make it again.\n")
         return 0 if same else 1
     if arguments.store is None or not arguments.victims:
         parser.error("give the folder of the comparison and those of its victims")
-    content = gathered(arguments.store, arguments.victims)
+    content = {"title": arguments.title, **gathered(arguments.store, arguments.victims)}
     arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    arguments.page.write_text(page(content), encoding="utf-8")
+    arguments.page.write_text(page(content, arguments.out.name), encoding="utf-8")
     return 0
 
 
@@ -96,16 +99,18 @@ def rows_of(content: Mapping[str, Any]) -> list[Row]:
     return summarise(pairs)
 
 
-def page(content: Mapping[str, Any]) -> str:
-    """The page, made from the JSON alone."""
+def page(content: Mapping[str, Any], file: str) -> str:
+    """The page, made from the JSON alone, which is called ``file``."""
     rows = rows_of(content)
     seeds = sorted({cell["seed"] for cell in content["cells"] if cell["method"] != "none"})
     numbers = ", ".join(map(str, seeds))
+    device = content["versions"]["device"]
+    machine = "one thread of a CPU" if device == "cpu" else device
     made = (
-        f"Made by `tools/comparison.py` from `docs/results/{RESULT.name}`, whose cells `{content['command']}` measured "
+        f"Made by `tools/comparison.py` from `docs/results/{file}`, whose cells `{content['command']}` measured "
         f"(`--data-path` beside it says where data lie): defaults of every method on one victim of each kind, seeds "
-        f"{numbers} of the method as far as the time went, torch {content['versions']['torch']}, one thread of a busy "
-        "CPU, so seconds are rough. No default of a method was chosen on these victims."
+        f"{numbers} of the method as far as the time went, torch {content['versions']['torch']}, {machine}. Other jobs "
+        "ran beside it, so seconds are rough. No default of a method was chosen on these victims."
     )
     beaten = (
         "`bn-only` re-estimates BatchNorm and changes no weight. A method beats it on a victim where its mean ASR lies "
@@ -115,7 +120,7 @@ def page(content: Mapping[str, Any]) -> str:
         "All methods get the same clean samples and the same augmentation. `ft`, `nft`, `f-fip` and `fip` let the "
         "tuned model read disturbed inputs besides (option `disturb`); rows with `disturb=False` are without."
     )
-    lines = ["# All methods on small victims", "", made, ""]
+    lines = [f"# All methods: {content['title']}", "", made, ""]
     lines += [f"- {victim(name, card)}" for name, card in content["victims"].items()]
     lines += ["", read]
     lines += ["", "## Does it beat the control?", "", beaten, "", *verdicts(rows)]

@@ -9,7 +9,10 @@ Victims are either trained here from the demo's settings, one for each seed, or 
 Several victims of one recipe count as so many seeds, those that they were trained with.
 
 A method may come with options of its own, such as ``--methods nft "nft distil=0.0"``, which its row is then named by.
-Rows are written as they come, and ``--append`` adds to those that a file has: long runs can be taken in parts.
+Rows are written as they come, and ``--append`` adds to those that a file has: long runs can be taken in parts. Parts
+that were taken on several machines become one file by ``--join``.
+
+    python tools/results.py --join part_1.json part_2.json --out docs/results/whole.json
 """
 
 from __future__ import annotations
@@ -54,8 +57,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--append", action="store_true", help="add to the rows that --out has")
+    parser.add_argument(
+        "--join", type=Path, nargs="+", help="files of this script to put together; nothing is measured"
+    )
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    if arguments.join:
+        write(arguments.out, joined([json.loads(part.read_text(encoding="utf-8")) for part in arguments.join]))
+        return
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     options = {name: json.loads(value) for name, value in arguments.option}
@@ -83,7 +92,33 @@ def main() -> None:
             result = {"command": command, "card": expected, "rows": rows, "mean": averaged(rows)}
             result["task"] = plain_fields(task)
             result["versions"] = versions(device)
-            arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            write(arguments.out, result)
+
+
+def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The rows of parts of one recipe; a part of one victim counts as the seed that this was trained with."""
+    first = parts[0]
+    cards = [{name: value for name, value in part["card"].items() if name != "victim_seed"} for part in parts]
+    if any(
+        recipe(card) != recipe(cards[0]) or part["task"] != first["task"]
+        for card, part in zip(cards, parts, strict=True)
+    ):
+        raise SystemExit("the files hold rows of different recipes or tasks")
+    rows: list[dict[str, Any]] = []
+    for part in parts:
+        seed = part["card"].get("victim_seed")
+        made = [row if seed is None else row | {"seed": seed} for row in part["rows"]]
+        had = {(row["method"], row["seed"]): row for row in rows}
+        if any(row["method"] != "none" and (row["method"], row["seed"]) in had for row in made):
+            raise SystemExit("two files hold the same method and seed")
+        rows += [row for row in made if (row["method"], row["seed"]) not in had]
+    command = " && ".join(part["command"] for part in parts)
+    return {**first, "command": command, "card": cards[0], "rows": rows, "mean": averaged(rows)}
+
+
+def write(out: Path, result: dict[str, Any]) -> None:
+    """As JSON."""
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def recipe(card: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +129,7 @@ def recipe(card: dict[str, Any]) -> dict[str, Any]:
 def commanded(arguments: argparse.Namespace) -> str:
     """The command line, without the folders of this machine."""
     words = " ".join(["python", "tools/results.py", *map(quote, sys.argv[1:])]).replace(" --append", "")
-    words = words.replace(str(Path.home()), "~")
+    words = words.replace(str(arguments.out), f"docs/results/{arguments.out.name}").replace(str(Path.home()), "~")
     if arguments.data_path:
         words = words.replace(arguments.data_path, "data")
     for folder in sorted(arguments.victim, key=lambda path: len(str(path)), reverse=True):

@@ -178,7 +178,7 @@ def _objective(
         return task.loss(task.forward(model, batch.inputs), batch.targets)
 
     if name == "ft":
-        return list(model.parameters()), plain
+        return [value for value in model.parameters() if value.requires_grad], plain
     handles = {
         "nft-weight": lambda: NeuronMask(model, probe),
         "nft-norm": lambda: NeuronMask(model, probe, site="norm"),
