@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.budget import FEW, CleanBudget, check_drop
+from unbackdoor.budget import CleanBudget, check_drop
+from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.purifier import Run
 from unbackdoor.task import Task
@@ -50,6 +51,7 @@ def attenuate_and_recover(
     tune: Callable[[int, float, str], None],
     model: nn.Module,
     task: Task,
+    clean: CleanSet,
     run: Run,
     *,
     steps: int,
@@ -83,7 +85,8 @@ def attenuate_and_recover(
             rises from ``1 / rounds`` to 1, for what a method makes stronger from round to round.
         model: The attached model.
         task: The kind of problem.
-        run: Its ``holdout`` judges; fewer than 20 samples cannot, and then two rounds are run unjudged.
+        clean: The tuning samples, which judge too where fewer than 20 are held out.
+        run: Its ``holdout`` judges.
         steps: Optimiser steps of all rounds together.
         rounds: Largest number of rounds.
         attenuation: Factor of each round, in (0, 1].
@@ -95,14 +98,8 @@ def attenuate_and_recover(
     """
     _check(rounds, attenuation, max_clean_drop)
     each = math.ceil(steps / rounds)
-    holdout = run.holdout if run.holdout is not None and len(run.holdout) >= FEW else None
-    if holdout is None and attenuation < 1 and rounds > 2:
-        rounds = 2
-        run.notice(
-            f"fewer than {FEW} samples are held out, too few to judge the strength by, so {rounds} rounds were run "
-            "whatever they cost."
-        )
-    budget = None if holdout is None else CleanBudget.of(model, task, holdout, run, max_clean_drop, judges=[holdout])
+    judged = run.holdout is not None or attenuation < 1
+    budget = CleanBudget.of(model, task, clean, run, max_clean_drop) if judged else None
     retries, asked, cost = 0, attenuation, math.inf
     for turn in range(1, rounds + 1):
         before = _copy(handle)
