@@ -156,16 +156,18 @@ def test_options_outside_their_range_are_refused(name: str, value: float) -> Non
         _go(model, run, task, lambda steps, share, message: None, **{name: value})
 
 
-def test_a_first_round_that_collapses_twice_begins_anew_with_a_slower_pace() -> None:
+def test_a_first_round_that_collapses_twice_begins_anew_with_a_slower_pace_and_longer_rounds() -> None:
     model, run, task = _setting(40)
-    pace, tried = Pace(), []
+    pace, tried, lengths = Pace(), [], []
 
     def tune(steps: int, share: float, message: str) -> None:
         tried.append((pace.factor, float(model.values["value"])))
+        lengths.append(steps)
         if pace.factor > 0.1:
             model.values["value"].mul_(-1.0)
 
-    _go(model, run, task, tune, pace=pace, rounds=2)
+    _go(model, run, task, tune, pace=pace, steps=180, rounds=18)
+    assert lengths == [10, 10, 30, 30, 90, 90]
     milder = 0.5**0.5
     assert [factor for factor, _ in tried] == [1.0, 1.0, 0.125, 0.125, 0.015625, 0.015625]
     assert [value for _, value in tried] == pytest.approx([0.5, milder, 0.5, milder, 0.5, 0.25])
@@ -177,7 +179,7 @@ def test_a_first_round_that_collapses_twice_begins_anew_with_a_slower_pace() -> 
 def test_a_pace_is_slowed_twice_at_most_and_never_for_later_rounds() -> None:
     model, run, task = _setting(40)
     pace = Pace()
-    _go(model, run, task, lambda steps, share, message: model.values["value"].abs_().mul_(-1.0), pace=pace)
+    _go(model, run, task, lambda steps, share, message: model.values["value"].abs_().mul_(-1.0), pace=pace, rounds=18)
     assert pace.factor == pytest.approx(1 / 64)
     assert len(run.log) == 2 + 2 + 4 + 1
     assert "even the mildest round" in run.notices[-1]

@@ -22,6 +22,7 @@ _RETRIES = 3
 _COLLAPSE = 15.0
 """Points of clean accuracy; a first round that costs as much, also in a milder form, did not converge."""
 _SLOWER = 8.0
+_LONGER = 3
 _LEAST = 1 / 64
 
 
@@ -74,8 +75,9 @@ def attenuate_and_recover(
 
     Where a layer's outputs are far from 0 before BatchNorm takes their mean away, as behind a maximum over points, a
     step on its values moves the outputs several times as much, and the learning rate that suits other networks
-    diverges. It shows by a first round that costs 15 points or more, and again when it is retried: then the learning
-    rate becomes an eighth, at most twice, and the rounds begin anew.
+    diverges. Elsewhere, as behind a recurrent layer's gates, a round has too few steps to recover in. Both show by a
+    first round that costs 15 points or more, and again when it is retried: then the learning rate becomes an eighth and
+    the rounds a third as many, each as much longer, at most twice, and all begins anew.
 
     ``rounds=1, attenuation=1`` is the papers' plain optimisation from the given model.
 
@@ -100,8 +102,9 @@ def attenuate_and_recover(
     each = math.ceil(steps / rounds)
     judged = run.holdout is not None or attenuation < 1
     budget = CleanBudget.of(model, task, clean, run, max_clean_drop) if judged else None
-    retries, asked, cost = 0, attenuation, math.inf
-    for turn in range(1, rounds + 1):
+    retries, asked, cost, turn = 0, attenuation, math.inf, 0
+    while turn < rounds:
+        turn += 1
         before = _copy(handle)
         while True:
             if attenuation < 1:
@@ -118,9 +121,11 @@ def attenuate_and_recover(
                 pace.factor /= _SLOWER
                 run.notice(
                     f"the first round cost {verdict.drop:.1f} points on the holdout in a milder form too, so the "
-                    f"rounds began anew with {pace.factor:g} of the learning rate."
+                    f"rounds began anew with {pace.factor:g} of the learning rate, fewer and longer."
                 )
                 retries, attenuation = 0, asked
+                rounds = max(1, rounds // _LONGER)
+                each = math.ceil(steps / rounds)
                 _restore(handle, before)
                 continue
             if retries < _RETRIES and attenuation < 1:
