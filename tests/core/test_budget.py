@@ -112,11 +112,12 @@ def test_the_last_round_within_the_budget_is_kept() -> None:
     assert [entry["within"] for entry in run.log] == [0.0, 1.0, 1.0, 0.0]
 
 
-def test_rounds_that_are_all_beyond_the_budget_end_where_they_end_with_a_notice() -> None:
+def test_of_rounds_that_are_all_beyond_the_budget_the_one_that_cost_least_is_kept_with_a_notice() -> None:
     model, budget, run = setting()
-    assert last_within(2, lambda turn: model.set(40 * turn), model.state_dict, budget, model) is None
-    assert float(model.wrong.detach()) == 80
-    assert "the last one cost 80.0" in run.notices[0]
+    course = {1: 70, 2: 40, 3: 80}
+    assert last_within(3, lambda turn: model.set(course[turn]), model.state_dict, budget, model) is None
+    assert float(model.wrong.detach()) == 40
+    assert "the one that cost least, 40.0, was kept" in run.notices[0]
 
 
 def test_too_few_held_out_samples_are_joined_by_the_tuning_ones() -> None:

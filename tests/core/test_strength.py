@@ -34,17 +34,21 @@ class Scale(nn.Module):
         self.values["value"].mul_(factor)
 
 
+def tuned(count: int) -> CleanSet:
+    """Samples that the model answers rightly while its value is positive."""
+    labels = torch.arange(count) % 2
+    return CleanSet(Batch(nn.functional.one_hot(labels, 2).double(), labels))
+
+
 def _setting(held_out: int) -> tuple[Scale, Run, ClassificationTask]:
-    labels = torch.arange(held_out) % 2
-    inputs = nn.functional.one_hot(labels, 2).double()
     run = Run(torch.Generator().manual_seed(0), torch.device("cpu"), nn.Identity())
-    run.holdout = CleanSet(Batch(inputs, labels)) if held_out else None
+    run.holdout = tuned(held_out) if held_out else None
     return Scale(), run, ClassificationTask()
 
 
 def _go(model: Scale, run: Run, task: ClassificationTask, tune: object, **options: object) -> None:
     values = {"steps": 10, "rounds": 3, "attenuation": 0.5, "max_clean_drop": 1.0} | options
-    attenuate_and_recover(model, tune, model, task, run, **values)  # type: ignore[arg-type]
+    attenuate_and_recover(model, tune, model, task, tuned(30), run, **values)  # type: ignore[arg-type]
 
 
 def test_rounds_within_the_budget_attenuate_each_time() -> None:
@@ -123,11 +127,24 @@ def test_a_first_round_that_recovers_with_the_rest_of_the_steps_needs_no_notice(
     assert not run.notices
 
 
-def test_too_few_held_out_samples_run_two_rounds_unjudged() -> None:
+@pytest.mark.parametrize("held_out", [0, 5])
+def test_where_too_few_are_held_out_the_tuning_samples_judge_too(held_out: int) -> None:
+    model, run, task = _setting(held_out)
+
+    def tune(steps: int, share: float, message: str) -> None:
+        if share > 0.5:
+            model.values["value"].mul_(-1.0)
+
+    _go(model, run, task, tune)
+    torch.testing.assert_close(model.values["value"], torch.tensor([0.5], dtype=torch.float64))
+    assert f"{held_out} samples are held out, too few to judge" in run.notices[0]
+
+
+def test_the_papers_single_round_is_not_judged() -> None:
     model, run, task = _setting(0)
-    _go(model, run, task, lambda steps, share, message: None)
-    torch.testing.assert_close(model.values["value"], torch.tensor([0.25], dtype=torch.float64))
-    assert "too few to judge" in run.notices[0]
+    _go(model, run, task, lambda steps, share, message: None, rounds=1, attenuation=1.0)
+    assert run.log == []
+    assert run.notices == []
 
 
 @pytest.mark.parametrize(
@@ -139,16 +156,18 @@ def test_options_outside_their_range_are_refused(name: str, value: float) -> Non
         _go(model, run, task, lambda steps, share, message: None, **{name: value})
 
 
-def test_a_first_round_that_collapses_twice_begins_anew_with_a_slower_pace() -> None:
+def test_a_first_round_that_collapses_twice_begins_anew_with_a_slower_pace_and_longer_rounds() -> None:
     model, run, task = _setting(40)
-    pace, tried = Pace(), []
+    pace, tried, lengths = Pace(), [], []
 
     def tune(steps: int, share: float, message: str) -> None:
         tried.append((pace.factor, float(model.values["value"])))
+        lengths.append(steps)
         if pace.factor > 0.1:
             model.values["value"].mul_(-1.0)
 
-    _go(model, run, task, tune, pace=pace, rounds=2)
+    _go(model, run, task, tune, pace=pace, steps=180, rounds=18)
+    assert lengths == [10, 10, 30, 30, 90, 90]
     milder = 0.5**0.5
     assert [factor for factor, _ in tried] == [1.0, 1.0, 0.125, 0.125, 0.015625, 0.015625]
     assert [value for _, value in tried] == pytest.approx([0.5, milder, 0.5, milder, 0.5, 0.25])
@@ -160,7 +179,7 @@ def test_a_first_round_that_collapses_twice_begins_anew_with_a_slower_pace() -> 
 def test_a_pace_is_slowed_twice_at_most_and_never_for_later_rounds() -> None:
     model, run, task = _setting(40)
     pace = Pace()
-    _go(model, run, task, lambda steps, share, message: model.values["value"].abs_().mul_(-1.0), pace=pace)
+    _go(model, run, task, lambda steps, share, message: model.values["value"].abs_().mul_(-1.0), pace=pace, rounds=18)
     assert pace.factor == pytest.approx(1 / 64)
     assert len(run.log) == 2 + 2 + 4 + 1
     assert "even the mildest round" in run.notices[-1]

@@ -181,32 +181,31 @@ def last_within(
         model: What is judged after each round.
 
     Returns:
-        The round that was kept. None where none was within the budget: the last round then stays, with a notice.
+        The round that was kept. None where none was within the budget: the one that cost least stays, with a notice.
 
     Raises:
         BadOption: ``rounds`` is below 1.
     """
     if rounds < 1:
         raise BadOption(f"rounds is {rounds}; it must be at least 1.")
-    kept: tuple[int, dict[str, Tensor]] | None = None
-    verdict: Verdict | None = None
+    kept: tuple[int, Verdict, dict[str, Tensor]] | None = None
     for turn in range(1, rounds + 1):
         advance(turn)
         verdict = budget.judge(model, round=turn)
-        if verdict.within:
-            kept = turn, {name: value.detach().clone() for name, value in tensors().items()}
-    if kept is None:
-        assert verdict is not None
-        budget.run.notice(
-            f"every round cost more clean accuracy than the budget of {budget.max_clean_drop:g} points "
-            f"(max_clean_drop): the last one cost {verdict.drop:.1f} and was kept all the same."
-        )
-        return None
-    turn, values = kept
+        if kept is None or verdict.within or (not kept[1].within and verdict.drop < kept[1].drop):
+            kept = turn, verdict, {name: value.detach().clone() for name, value in tensors().items()}
+    assert kept is not None
+    turn, verdict, values = kept
     with torch.no_grad():
         for name, value in tensors().items():
             value.copy_(values[name])
-    return turn
+    if verdict.within:
+        return turn
+    budget.run.notice(
+        f"every round cost more clean accuracy than the budget of {budget.max_clean_drop:g} points (max_clean_drop): "
+        f"the one that cost least, {verdict.drop:.1f}, was kept all the same."
+    )
+    return None
 
 
 @torch.no_grad()

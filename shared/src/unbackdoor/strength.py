@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.budget import FEW, CleanBudget, check_drop
+from unbackdoor.budget import CleanBudget, check_drop
+from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.purifier import Run
 from unbackdoor.task import Task
@@ -21,6 +22,7 @@ _RETRIES = 3
 _COLLAPSE = 15.0
 """Points of clean accuracy; a first round that costs as much, also in a milder form, did not converge."""
 _SLOWER = 8.0
+_LONGER = 3
 _LEAST = 1 / 64
 
 
@@ -50,6 +52,7 @@ def attenuate_and_recover(
     tune: Callable[[int, float, str], None],
     model: nn.Module,
     task: Task,
+    clean: CleanSet,
     run: Run,
     *,
     steps: int,
@@ -72,8 +75,9 @@ def attenuate_and_recover(
 
     Where a layer's outputs are far from 0 before BatchNorm takes their mean away, as behind a maximum over points, a
     step on its values moves the outputs several times as much, and the learning rate that suits other networks
-    diverges. It shows by a first round that costs 15 points or more, and again when it is retried: then the learning
-    rate becomes an eighth, at most twice, and the rounds begin anew.
+    diverges. Elsewhere, as behind a recurrent layer's gates, a round has too few steps to recover in. Both show by a
+    first round that costs 15 points or more, and again when it is retried: then the learning rate becomes an eighth and
+    the rounds a third as many, each as much longer, at most twice, and all begins anew.
 
     ``rounds=1, attenuation=1`` is the papers' plain optimisation from the given model.
 
@@ -83,7 +87,8 @@ def attenuate_and_recover(
             rises from ``1 / rounds`` to 1, for what a method makes stronger from round to round.
         model: The attached model.
         task: The kind of problem.
-        run: Its ``holdout`` judges; fewer than 20 samples cannot, and then two rounds are run unjudged.
+        clean: The tuning samples, which judge too where fewer than 20 are held out.
+        run: Its ``holdout`` judges.
         steps: Optimiser steps of all rounds together.
         rounds: Largest number of rounds.
         attenuation: Factor of each round, in (0, 1].
@@ -95,16 +100,11 @@ def attenuate_and_recover(
     """
     _check(rounds, attenuation, max_clean_drop)
     each = math.ceil(steps / rounds)
-    holdout = run.holdout if run.holdout is not None and len(run.holdout) >= FEW else None
-    if holdout is None and attenuation < 1 and rounds > 2:
-        rounds = 2
-        run.notice(
-            f"fewer than {FEW} samples are held out, too few to judge the strength by, so {rounds} rounds were run "
-            "whatever they cost."
-        )
-    budget = None if holdout is None else CleanBudget.of(model, task, holdout, run, max_clean_drop, judges=[holdout])
-    retries, asked, cost = 0, attenuation, math.inf
-    for turn in range(1, rounds + 1):
+    judged = run.holdout is not None or attenuation < 1
+    budget = CleanBudget.of(model, task, clean, run, max_clean_drop) if judged else None
+    retries, asked, cost, turn = 0, attenuation, math.inf, 0
+    while turn < rounds:
+        turn += 1
         before = _copy(handle)
         while True:
             if attenuation < 1:
@@ -121,9 +121,11 @@ def attenuate_and_recover(
                 pace.factor /= _SLOWER
                 run.notice(
                     f"the first round cost {verdict.drop:.1f} points on the holdout in a milder form too, so the "
-                    f"rounds began anew with {pace.factor:g} of the learning rate."
+                    f"rounds began anew with {pace.factor:g} of the learning rate, fewer and longer."
                 )
                 retries, attenuation = 0, asked
+                rounds = max(1, rounds // _LONGER)
+                each = math.ceil(steps / rounds)
                 _restore(handle, before)
                 continue
             if retries < _RETRIES and attenuation < 1:

@@ -134,6 +134,7 @@ class FastFIP(Purifier):
                 tune,
                 model,
                 task,
+                clean,
                 run,
                 steps=self.steps,
                 rounds=self.rounds,

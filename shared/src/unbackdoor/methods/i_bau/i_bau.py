@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.budget import CleanBudget, last_within
 from unbackdoor.curvature.implicit import Solver, adjoint
 from unbackdoor.curvature.per_sample import twice_differentiable
 from unbackdoor.data import CleanSet
@@ -19,6 +20,7 @@ from unbackdoor.finetune import finetune
 from unbackdoor.input_space import InputSpace
 from unbackdoor.perturbation import Ball, universal
 from unbackdoor.purifier import Purifier, Run, option
+from unbackdoor.reparam import FullWeights
 from unbackdoor.schedule import Schedule
 from unbackdoor.task import Batch, Task
 
@@ -119,6 +121,8 @@ class IBAU(Purifier):
             "solver_steps": 5,
             "portion": 1.0,
             "penalty": 1e-3,
+            "levels": 1,
+            "holdout": 0.0,
         },
         "authors": {
             "steps": 250,
@@ -129,6 +133,8 @@ class IBAU(Purifier):
             "solver_steps": 5,
             "portion": 0.01,
             "penalty": 1e-3,
+            "levels": 1,
+            "holdout": 0.0,
         },
     }
 
@@ -146,14 +152,17 @@ class IBAU(Purifier):
     solver_steps: int = option(5, "iterations of the solver; 0 leaves the implicit term out")
     portion: float = option(0.5, "share of a batch that carries the perturbation; at least one sample always does")
     penalty: float = option(1e-3, "weight of the perturbation's squared norm in the inner problem")
+    levels: int = option(4, "radii that are tried, rising to radius; the largest within the budget stands")
+    max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that it may cost")
+    holdout: float = option(0.2, "share of the clean samples that only judges")
     mixup: float = option(0.0, "MixUp's lambda ~ Beta(mixup, mixup) of the samples without it; 0 turns MixUp off")
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
-        if self.rounds < 1 or self.ascent_steps < 1 or self.solver_steps < 0:
+        if min(self.rounds, self.ascent_steps, self.levels) < 1 or self.solver_steps < 0:
             raise BadOption(
-                f"rounds is {self.rounds}, ascent_steps {self.ascent_steps}, solver_steps {self.solver_steps}; "
-                "the first two must be at least 1, the last at least 0."
+                f"rounds is {self.rounds}, ascent_steps {self.ascent_steps}, levels {self.levels}, solver_steps "
+                f"{self.solver_steps}; the first three must be at least 1, the last at least 0."
             )
         if not 0 < self.portion <= 1:
             raise BadOption(f"portion is {self.portion}; the share of perturbed samples must lie in (0, 1].")
@@ -162,32 +171,41 @@ class IBAU(Purifier):
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
         space = InputSpace.of(task, clean)
-        ball = Ball.of(space, clean, self.radius)
-        objective = MinMax(
-            model,
-            space,
-            run,
-            clean.batches(self.batch_size, run.generator),
-            ball,
-            every=max(1, math.ceil(self.steps / self.rounds)),
-            ascent_steps=self.ascent_steps,
-            solver_steps=self.solver_steps,
-            portion=self.portion,
-            penalty=self.penalty,
-            mixup=self.mixup,
-            solver=self.solver,
-        )
-        finetune(
-            [p for p in model.parameters() if p.requires_grad],
-            objective,
-            clean,
-            run,
-            steps=self.steps,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            schedule=self.schedule,
-            optimiser=self.optimiser,
-            message="unlearning universal perturbations",
-        )
+        tuned = FullWeights(model)
+        budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop) if self.levels > 1 else None
+        steps, rounds = math.ceil(self.steps / self.levels), math.ceil(self.rounds / self.levels)
+
+        def advance(level: int) -> None:
+            objective = MinMax(
+                model,
+                space,
+                run,
+                clean.batches(self.batch_size, run.generator),
+                Ball.of(space, clean, self.radius * level / self.levels),
+                every=max(1, math.ceil(steps / rounds)),
+                ascent_steps=self.ascent_steps,
+                solver_steps=self.solver_steps,
+                portion=self.portion,
+                penalty=self.penalty,
+                mixup=self.mixup,
+                solver=self.solver,
+            )
+            finetune(
+                list(tuned.parameters().values()),
+                objective,
+                clean,
+                run,
+                steps=steps,
+                batch_size=self.batch_size,
+                lr=self.lr,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+                schedule=self.schedule,
+                optimiser=self.optimiser,
+                message=f"unlearning perturbations, radius {level} of {self.levels}",
+            )
+
+        if budget is None:
+            advance(1)
+        else:
+            last_within(self.levels, advance, tuned.parameters, budget, model)

@@ -175,6 +175,7 @@ class NFT(Purifier):
                 tune,
                 model,
                 task,
+                clean,
                 run,
                 steps=self.steps,
                 rounds=self.rounds,
