@@ -26,7 +26,7 @@ class Splits:
         classes: Names of the classes, in label order.
         hints: Options of the package's `Task` that fit this data (flips, normalisation).
         attack_hints: Options of its attacks that fit this data.
-        files: What was made while reading and must not be made anew, such as a trained tokeniser: contents by file
+        files: What was fitted to the data while reading and must not be fitted anew: contents by file
             name, whose stem is the loader's option that takes such a file. A victim's folder keeps them.
     """
 

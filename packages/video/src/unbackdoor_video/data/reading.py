@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def splits_of(
         chosen = [paths[number] for number in numbers.tolist()]
         place = kept.folder / _part_name(name, chosen, how) if mapped and kept.folder is not None else None
         parts[name] = Batch(decode(chosen, how, kept, place), getattr(drawn, name).targets)
-    return Splits(**parts, classes=classes, hints=drawn.hints, attack_hints=drawn.attack_hints)
+    return replace(drawn, train=parts["train"], clean=parts["clean"], test=parts["test"], classes=classes)
 
 
 def label_of(name: str, classes: Sequence[str], where: Path) -> int:
