@@ -176,7 +176,7 @@ def test_what_was_made_while_reading_stays_with_the_victim(task_name, tmp_path):
     Victim(model, attack, card, splits.files).save(tmp_path / "victim")
     opened = open_victim(tmp_path / "victim").victim
     assert dict(opened.files) == dict(splits.files)
-    assert list(opened.card.data_files) == sorted(splits.files)
+    assert opened.card.data_files == tuple(sorted(splits.files))
     for file, content in splits.files.items():
         assert (tmp_path / "victim" / file).read_bytes() == content
 

@@ -140,6 +140,13 @@ def test_where_too_few_are_held_out_the_tuning_samples_judge_too(held_out: int) 
     assert f"{held_out} samples are held out, too few to judge" in run.notices[0]
 
 
+def test_there_are_no_more_rounds_than_steps() -> None:
+    model, run, task = _setting(40)
+    lengths: list[int] = []
+    _go(model, run, task, lambda steps, share, message: lengths.append(steps), steps=2, rounds=15)
+    assert lengths == [1, 1]
+
+
 def test_the_papers_single_round_is_not_judged() -> None:
     model, run, task = _setting(0)
     _go(model, run, task, lambda steps, share, message: None, rounds=1, attenuation=1.0)
@@ -179,7 +186,15 @@ def test_a_first_round_that_collapses_twice_begins_anew_with_a_slower_pace_and_l
 def test_a_pace_is_slowed_twice_at_most_and_never_for_later_rounds() -> None:
     model, run, task = _setting(40)
     pace = Pace()
-    _go(model, run, task, lambda steps, share, message: model.values["value"].abs_().mul_(-1.0), pace=pace, rounds=18)
+    _go(
+        model,
+        run,
+        task,
+        lambda steps, share, message: model.values["value"].abs_().mul_(-1.0),
+        pace=pace,
+        steps=18,
+        rounds=18,
+    )
     assert pace.factor == pytest.approx(1 / 64)
     assert len(run.log) == 2 + 2 + 4 + 1
     assert "even the mildest round" in run.notices[-1]

@@ -90,7 +90,7 @@ def attenuate_and_recover(
         clean: The tuning samples, which judge too where fewer than 20 are held out.
         run: Its ``holdout`` judges.
         steps: Optimiser steps of all rounds together.
-        rounds: Largest number of rounds.
+        rounds: Largest number of rounds; never more than there are steps.
         attenuation: Factor of each round, in (0, 1].
         max_clean_drop: Budget in percentage points.
         pace: What ``tune`` multiplies its learning rate by; without one nothing is slowed down.
@@ -99,6 +99,7 @@ def attenuate_and_recover(
         BadOption: A value lies outside its range.
     """
     _check(rounds, attenuation, max_clean_drop)
+    rounds = min(rounds, steps)
     each = math.ceil(steps / rounds)
     judged = run.holdout is not None or attenuation < 1
     budget = CleanBudget.of(model, task, clean, run, max_clean_drop) if judged else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ class VictimCard:
     figures: Mapping[str, float]
     hash: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
-    data_files: Sequence[str] = ()
+    data_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ class Victim:
         path = folder / "card.json"
         if not path.is_file():
             raise FileRefused(f"{folder} holds no victim (no card.json); make one: unbackdoor attack --out {folder}")
-        card = VictimCard(**json.loads(path.read_text(encoding="utf-8")))
+        written = json.loads(path.read_text(encoding="utf-8"))
+        card = VictimCard(**written | {"data_files": tuple(written.get("data_files", ()))})
         if card.attack not in kit.attacks:
             raise unknown("attack", card.attack, kit.attacks)
         model = kit.build(card.model, **card.model_options)

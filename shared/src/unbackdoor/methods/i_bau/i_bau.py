@@ -94,15 +94,26 @@ class MinMax:
         outputs = self.task.forward(self.model, self.space.add(part.inputs, delta))
         (slope,) = torch.autograd.grad(share * self.task.loss(outputs, part.targets), delta)
         inner = partial(self.inner, self.batch())
-        solved = adjoint(
-            inner, slope, self.delta, radius=self.ball.radius, iterations=self.solver_steps, solver=self.solver
-        )
+        radius, iterations = self.ball.radius, self.solver_steps
+        solved = adjoint(inner, slope, self.delta, radius=radius, iterations=iterations, solver=self.solver)
         return solved.term(inner)
 
 
 def touched(count: int, portion: float) -> int:
     """How many of ``count`` samples carry the perturbation: ``ceil(portion count)``, never none."""
     return min(count, max(1, math.ceil(portion * count)))
+
+
+_PUBLISHED = {
+    "steps": 250,
+    "lr": 1e-3,
+    "schedule": "constant",
+    "rounds": 5,
+    "solver_steps": 5,
+    "penalty": 1e-3,
+    "levels": 1,
+    "holdout": 0.0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,30 +123,8 @@ class IBAU(Purifier):
     name: ClassVar[str] = "i-bau"
     needs: ClassVar[tuple[str, ...]] = ("classes", "perturbable")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {
-            "steps": 250,
-            "batch_size": 100,
-            "lr": 1e-3,
-            "schedule": "constant",
-            "rounds": 5,
-            "solver_steps": 5,
-            "portion": 1.0,
-            "penalty": 1e-3,
-            "levels": 1,
-            "holdout": 0.0,
-        },
-        "authors": {
-            "steps": 250,
-            "batch_size": 100,
-            "lr": 1e-3,
-            "schedule": "constant",
-            "rounds": 5,
-            "solver_steps": 5,
-            "portion": 0.01,
-            "penalty": 1e-3,
-            "levels": 1,
-            "holdout": 0.0,
-        },
+        "paper": _PUBLISHED | {"portion": 1.0},
+        "authors": _PUBLISHED | {"portion": 0.01},
     }
 
     steps: int = option(200, "optimiser steps of all rounds together")
