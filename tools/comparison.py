@@ -55,6 +55,8 @@ def main() -> int:
 def gathered(store: Path, victims: Sequence[Path]) -> dict[str, Any]:
     """What the cells and the victims' cards say, without logs and notices."""
     cards = {folder.name: json.loads((folder / "card.json").read_text(encoding="utf-8")) for folder in victims}
+    for card in cards.values():
+        card["data_options"].pop("path", None)  # a folder of this machine
     cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((store / "cells").glob("*.json"))]
     kept = [short(cell) for cell in cells if cell["victim"] in cards]
     kept.sort(key=lambda cell: (list(cards).index(cell["victim"]), rank(cell), cell["seed"]))
