@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.input_space import InputSpace
-from unbackdoor.methods.i_bau import IBAU
+from unbackdoor.methods.i_bau import IBAU, i_bau
 from unbackdoor.methods.i_bau.i_bau import MinMax, touched
 from unbackdoor.perturbation import Ball
 from unbackdoor.purifier import Run
@@ -100,3 +101,40 @@ def test_gradient_of_the_objective_is_that_of_the_bilevel_problem():
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(BadOption):
         IBAU(**wrong)
+
+
+@pytest.mark.parametrize(("preset", "radii"), [(None, [0.1, 0.2, 0.3, 0.4]), ("paper", [0.4])])
+def test_the_radius_rises_and_the_preset_has_one(preset, radii, monkeypatch):
+    seen = []
+    real = i_bau.Ball.of
+
+    def recorded(space, clean, radius):
+        seen.append(radius)
+        return real(space, clean, radius)
+
+    monkeypatch.setattr(i_bau.Ball, "of", recorded)
+    tiny = tiny_models()["mlp-layernorm"]
+    made = IBAU.make(preset, steps=4, rounds=4, batch_size=4, ascent_steps=1, solver_steps=0)
+    made.purify(tiny.build(), tiny.batch(), TASK)
+    assert seen == pytest.approx(radii)
+
+
+def test_a_radius_beyond_the_budget_is_undone(monkeypatch):
+    """Every step at the second radius and beyond ruins the model; the first stands."""
+    tiny = tiny_models()["mlp-layernorm"]
+    model = tiny.build()
+    right = TASK.forward(model, tiny.batch(40).inputs).argmax(1)
+    clean = replace(tiny.batch(40), targets=right)
+    calls = []
+
+    def ruin(parameters, *_, **__):
+        calls.append(1)
+        with torch.no_grad():
+            for value in parameters:
+                value.mul_(1.0 if len(calls) == 1 else -1.0 if value.ndim == 2 and len(value) == 3 else 1.0)
+
+    monkeypatch.setattr(i_bau, "finetune", ruin)
+    before = [value.detach().clone() for value in model.parameters()]
+    report = IBAU(steps=4, rounds=4, batch_size=4, levels=2).purify(model, clean, TASK)
+    assert [entry["within"] for entry in report.log] == [1.0, 0.0]
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
