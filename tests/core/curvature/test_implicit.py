@@ -56,7 +56,7 @@ def hypergradient(theta, delta, radius, **options):
     free = delta.detach().requires_grad_(True)
     (slope,) = torch.autograd.grad(outer(free), free, retain_graph=True)
     solved = adjoint(inner, slope, delta, radius=radius, iterations=50, **options)
-    (total,) = torch.autograd.grad(outer(delta.detach()) + solved.term(inner), theta)
+    (total,) = torch.autograd.grad(outer(delta.detach()) + solved.term(), theta)
     return total, solved
 
 

@@ -68,31 +68,34 @@ def fixed_point(product: Callable[[Tensor], Tensor], right: Tensor, iterations: 
     Returns:
         ``q``, of the shape of ``b``.
     """
-    solution = torch.zeros_like(right)
-    for _ in range(iterations):
+    if iterations < 1:
+        return torch.zeros_like(right)
+    solution = step * right  # the first term: the product with q_0 = 0 is known
+    for _ in range(iterations - 1):
         solution = solution - step * (product(solution) - right)
     return solution
 
 
 @dataclass(frozen=True)
 class Adjoint:
-    r"""``q`` and the point where it holds; `term` is what it adds to the gradient of the outer loss.
+    r"""``q``; `term` is what it adds to the gradient of the outer loss.
 
     Attributes:
-        delta: ``delta*``, the inner solution.
         values: ``q``, of the shape of ``delta``.
         multiplier: ``lambda`` of the constraint; 0 inside the ball.
+        slope: ``dh / d delta`` at ``delta*``, with the graph that leads to the weights.
     """
 
-    delta: Tensor
     values: Tensor
     multiplier: float
+    slope: Tensor
 
-    def term(self, inner: Callable[[Tensor], Tensor]) -> Tensor:
-        r"""A scalar whose gradient by the weights is ``-(d^2 h / d theta d delta) q``; its own value means nothing."""
-        delta = self.delta.detach().requires_grad_(True)
-        (slope,) = torch.autograd.grad(inner(delta), delta, create_graph=True)
-        return -(slope * self.values).sum()
+    def term(self) -> Tensor:
+        r"""A scalar whose gradient by the weights is ``-(d^2 h / d theta d delta) q``; its own value means nothing.
+
+        That gradient can be asked for once: it frees the graph of the inner problem.
+        """
+        return -(self.slope * self.values).sum()
 
 
 def adjoint(
@@ -152,5 +155,5 @@ def adjoint(
 
     right = tangent(outer_slope.detach())
     if solver == "fixed-point":
-        return Adjoint(delta.detach(), fixed_point(product, right, iterations, step=step), multiplier)
-    return Adjoint(delta.detach(), conjugate_gradients(product, right, iterations), multiplier)
+        return Adjoint(fixed_point(product, right, iterations, step=step), multiplier, slope)
+    return Adjoint(conjugate_gradients(product, right, iterations), multiplier, slope)

@@ -95,8 +95,7 @@ class MinMax:
         (slope,) = torch.autograd.grad(share * self.task.loss(outputs, part.targets), delta)
         inner = partial(self.inner, self.batch())
         radius, iterations = self.ball.radius, self.solver_steps
-        solved = adjoint(inner, slope, self.delta, radius=radius, iterations=iterations, solver=self.solver)
-        return solved.term(inner)
+        return adjoint(inner, slope, self.delta, radius=radius, iterations=iterations, solver=self.solver).term()
 
 
 def touched(count: int, portion: float) -> int:
