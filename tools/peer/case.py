@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,12 @@ class Case:
         self.attack = scene.victim.attack
         self.asked, self.size, self.seed = arguments.steps, arguments.batch_size, arguments.seed
         self.repeats, self.folder = arguments.repeats, arguments.peer
+
+    def resized(self, size: int) -> Case:
+        """The same with batches of at least ``size``."""
+        other = copy.copy(self)
+        other.size = max(self.size, size)
+        return other
 
     def steps(self, name: str) -> int:
         """How many both sides run: as asked, or the peer's own number."""

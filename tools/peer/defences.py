@@ -23,6 +23,7 @@ from torch import nn
 
 import unbackdoor
 
+_PERTURBABLE = 128
 ACC_RATIO = 0.1  # of its ANP and Fine-Pruning: how much of the test accuracy pruning may cost
 EPOCHS = 100  # of its fine-tuning
 MATCHED = {
@@ -57,9 +58,9 @@ UNLIKE = {
     "fine-pruning": "it prunes as long as the test accuracy allows, ours as the holdout does; its copies of the pruned "
     "network are one network, so the one fine-tuned is that after the last step, one beyond the limit; its fine-tuning "
     "leaves out no pruned unit's gradient (the mask stays), ours keeps the columns at 0",
-    "i-bau": "a hundredth of a batch is perturbed, rounded down: no image of a batch below 100, and then nothing is "
-    "unlearned; ours rounds up. Its search is one step on each batch from zero without a bound, ours ten steps within "
-    "a root mean square of 0.4 deviations",
+    "i-bau": "both sides get batches of at least 128: it perturbs a hundredth of a batch, rounded down, so that of "
+    "batches below 100 no image is and all that follows is 0; ours rounds up. Its search is one step on each batch "
+    "from zero without a bound, ours ten steps within a root mean square of 0.4 deviations",
 }
 
 
@@ -197,6 +198,7 @@ def fine_pruning(case: Case) -> list[dict[str, Any]]:
 
 def i_bau(case: Case) -> list[dict[str, Any]]:
     """Its whole run: five rounds of a search and of one unlearning step for each batch."""
+    case = case.resized(_PERTURBABLE)
     module = peer_module(case, "i-bau")
     name, rounds, data = "i-bau", 5, Records(case)
     loader = Epochs(case, max(1, case.steps(name) // rounds))

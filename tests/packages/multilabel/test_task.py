@@ -20,7 +20,6 @@ from unbackdoor_multilabel.meters import MeanAveragePrecision, MicroF1, PerClass
 from unbackdoor_multilabel.rows import hard_rows, rarest_class
 
 TASK = MultilabelTask()
-SUM = MultilabelTask(per_class=False)
 
 
 def logits_for(rows, generator, sureness=1.0):
@@ -38,8 +37,9 @@ def test_log_likelihood_is_the_sum_of_bernoulli_terms(rows, generator):
     pairs = [zip(*pair, strict=True) for pair in zip(logits, rows, strict=True)]
     slow = [sum(bernoulli(float(z), int(t)) for z, t in pair) for pair in pairs]
     expected = torch.tensor(slow, dtype=torch.float64)
-    assert_close(SUM.log_likelihood(logits, rows), expected, rtol=0, atol=1e-10)
-    assert_close(TASK.log_likelihood(logits, rows), expected / rows.shape[1], rtol=0, atol=1e-10)
+    for labels in (1.0, 3.5):
+        given = MultilabelTask(labels=labels).log_likelihood(logits, rows)
+        assert_close(given, expected / labels, rtol=0, atol=1e-10)
 
 
 def test_log_likelihood_of_a_triple_is_that_of_the_mixed_shares(rows, generator):
@@ -54,20 +54,22 @@ def test_log_likelihood_of_a_triple_is_that_of_the_mixed_shares(rows, generator)
 
 def test_log_likelihood_of_very_sure_logits_is_finite_in_half_precision():
     logits = torch.tensor([[60.0, -60.0]], dtype=torch.bfloat16)
-    assert_close(SUM.log_likelihood(logits, torch.tensor([[0, 1]])), torch.tensor([-120.0]))
+    assert_close(TASK.log_likelihood(logits, torch.tensor([[0, 1]])), torch.tensor([-120.0 / TASK.labels]))
 
 
 def test_imitation_keeps_labels_of_suspects_and_asks_for_sigmoids_elsewhere(rows, generator):
     reference, suspects = logits_for(rows, generator), torch.tensor([True, False, False, True, False, False])
-    soft = TASK.imitate(reference, rows, suspects)
-    assert_close(soft[:, suspects], rows[:, suspects].double())
-    assert_close(soft[:, ~suspects], reference.sigmoid()[:, ~suspects])
+    for trust in (0.0, 0.25, 1.0):
+        soft = MultilabelTask(trust=trust).imitate(reference, rows, suspects)
+        assert_close(soft[:, suspects], rows[:, suspects].double())
+        expected = trust * reference.sigmoid() + (1 - trust) * rows
+        assert_close(soft[:, ~suspects], expected[:, ~suspects])
 
 
 def test_imitation_asks_each_sample_for_its_own_classes(rows, generator):
     reference = logits_for(rows, generator)
     suspects = torch.rand(rows.shape, generator=generator) < 0.5
-    soft = TASK.imitate(reference, rows, suspects)
+    soft = MultilabelTask(trust=1.0).imitate(reference, rows, suspects)
     assert_close(soft[suspects], rows[suspects].double())
     assert_close(soft[~suspects], reference.sigmoid()[~suspects])
 
@@ -92,7 +94,8 @@ def test_a_teacher_is_asked_only_what_labels_leave_open(generator):
     answers, labels = Teacher(Sure(), torch.zeros(3, dtype=torch.bool)).answer(TASK, batch).targets
     assert labels is batch.targets
     said = torch.tensor([9.0, 0.0, -9.0]).sigmoid().expand(4, -1)
-    assert_close(answers, torch.where(rows == others, rows.float(), said))
+    open_classes = TASK.trust * said + (1 - TASK.trust) * 0.5
+    assert_close(answers, torch.where(rows == others, rows.float(), open_classes))
 
 
 def test_evoked_counts_contradictions_of_both_kinds():
@@ -193,7 +196,7 @@ def test_asymmetric_loss_is_its_formula(values, rows, generator):
 def test_asymmetric_loss_without_its_exponents_is_the_log_likelihood(rows, generator):
     logits = logits_for(rows, generator)
     plain = asymmetric_scores(logits, rows.double(), positive=0, negative=0, margin=0)
-    assert_close(plain, SUM.log_likelihood(logits, rows), rtol=0, atol=1e-12)
+    assert_close(plain, MultilabelTask(labels=1.0).log_likelihood(logits, rows), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -220,3 +223,12 @@ def test_inspect_tells_of_classes_without_an_image_and_of_odd_pixels():
     assert any("MultilabelTask(mean=" in text for text in notices)
     with pytest.raises(BadData, match="MLDecoder"):
         TASK.inspect(Batch(torch.rand(2, 1, 8, 8), rows), torch.rand(2, 3, 4, 4))
+
+
+WRONG = [{"labels": 0.0}, {"labels": -1.0}, {"labels": math.inf}, {"trust": 1.1}, {"trust": -0.1}]
+
+
+@pytest.mark.parametrize("options", WRONG)
+def test_values_out_of_range_are_refused(options):
+    with pytest.raises(BadOption, match=next(iter(options))):
+        MultilabelTask(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -35,26 +36,33 @@ class MultilabelTask(PixelTask):
     Attributes:
         credit: What `correct` says of an answer: ``"exact"``, all classes right (bool), or ``"f1"``, the F1 score of
             its row in [0, 1] (1 where both rows are empty). A class is answered where its probability is above 1/2.
-        per_class: Whether `log_likelihood` is divided by the number of classes. On by default: its unit is then nats
-            per decision, as for a classifier of one class, and learning rates mean the same for 10 classes and for 80.
+        labels: What `log_likelihood` is divided by: how many labels an image has on the whole. Its unit is then nats
+            a label, of the size of a classifier's cross-entropy, since of a trained model's decisions on an image
+            about as many are open as it has labels; so learning rates mean the same for 10 classes and for 80.
+        trust: How much of an open class `imitate` takes from the given model, in [0, 1]; the rest is the labels' share.
     """
 
     name: ClassVar[str] = "multilabel"
 
     credit: str = "f1"
-    per_class: bool = True
+    labels: float = 2.0
+    trust: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
         super().__post_init__()
         if self.credit not in _CREDITS:
             raise BadOption(f"credit is {self.credit!r}; it must be one of {', '.join(_CREDITS)}.")
+        if not 0 < self.labels < math.inf:
+            raise BadOption(f"labels is {self.labels}; the number of labels of an image must be above 0.")
+        if not 0 <= self.trust <= 1:
+            raise BadOption(f"trust is {self.trust}; it is a share and must lie in [0, 1].")
 
     def log_likelihood(self, outputs: Tree, targets: Tree) -> Tensor:
         """``sum_k t_k log sigmoid(z_k) + (1 - t_k) log sigmoid(-z_k)``: a sum of Bernoulli terms.
 
-        It is divided by the number of classes with ``per_class``.
-        For the triple ``(a, b, lambda)`` the shares ``t`` are ``lambda a + (1 - lambda) b``, which is the same as
+        It is divided by ``labels``. For the triple ``(a, b, lambda)`` the shares ``t`` are
+        ``lambda a + (1 - lambda) b``, which is the same as
         ``lambda l_a + (1 - lambda) l_b``: minus the loss of Eq. (4) of NFT.
 
         Args:
@@ -67,7 +75,7 @@ class MultilabelTask(PixelTask):
         logits = _at_least_single(outputs)
         there = shares(targets, logits.dtype)
         terms: Tensor = there * logsigmoid(logits) + (1 - there) * logsigmoid(-logits)
-        return terms.mean(1) if self.per_class else terms.sum(1)
+        return terms.sum(1) / self.labels
 
     def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
         """How much the answers contradict the labels in each class: float of shape ``(classes,)``.
@@ -81,12 +89,16 @@ class MultilabelTask(PixelTask):
         return against.mean(dim=0)
 
     def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> Tensor:
-        """Probabilities ``(batch, classes)``: the labels' share for suspects, the sigmoid for all others.
+        """Probabilities ``(batch, classes)``: the labels' share for suspects, else drawn to the sigmoid by ``trust``.
+
+        What mixing leaves open is where a combination of classes that evokes another one can hide: there the given
+        model alone would teach its own backdoor.
 
         ``suspects`` has the shape ``(classes,)`` or ``(batch, classes)``.
         """
         likely = _at_least_single(reference).sigmoid()
-        return torch.where(suspects, shares(targets, likely.dtype), likely)
+        given = shares(targets, likely.dtype)
+        return torch.where(suspects, given, given.lerp(likely, self.trust))
 
     def settled(self, targets: Tree) -> Tensor:
         """Classes that are surely there or surely not: in a mixture, those on which both of its labels agree."""
