@@ -72,7 +72,7 @@ def splits(
         clean=pool[held],
         test=test_part,
         classes=classes,
-        hints={"flip": flip, "labels": max(1.0, round(float(pool.targets.sum()) / len(pool), 1))},
+        hints={"flip": flip},
         attack_hints=attack_hints or {},
     )
 
