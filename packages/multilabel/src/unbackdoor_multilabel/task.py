@@ -36,9 +36,9 @@ class MultilabelTask(PixelTask):
     Attributes:
         credit: What `correct` says of an answer: ``"exact"``, all classes right (bool), or ``"f1"``, the F1 score of
             its row in [0, 1] (1 where both rows are empty). A class is answered where its probability is above 1/2.
-        labels: What `log_likelihood` is divided by, about as many as an image has labels. Its unit is then nats a label,
-            of the size of a classifier's cross-entropy, since of a trained model's decisions on an image about as many
-            are open as it has labels; so learning rates mean the same for 10 classes and for 80.
+        labels: What `log_likelihood` is divided by, about as many as an image has labels. Its unit is then nats a
+            label, of the size of a classifier's cross-entropy, since of a trained model's decisions on an image about
+            as many are open as it has labels; so learning rates mean the same for 10 classes and for 80.
         trust: How much of an open class `imitate` takes from the given model, in [0, 1]; the rest is the labels' share.
     """
 
