@@ -148,6 +148,16 @@ def test_clean_loss_falls_back_to_labels_where_a_model_cannot_be_copied(batch, r
     assert any("one only" in text for text in run.notices)
 
 
+def test_clean_loss_of_sparse_samples_is_that_of_their_labels_unmixed(model, batch, run):
+    run.sparse = True
+    loss = loss_of(model, batch, run, 1.0)
+    assert loss.teacher is None
+    assert "labels alone" in run.notices[0]
+    samples, of_labels = loss.prepare(7, 4, 1.0)
+    assert samples is loss.clean
+    assert_close(of_labels(batch), TASK.loss(model(batch.inputs), batch.targets), **EXACT)
+
+
 @pytest.mark.parametrize("distil", [-0.1, 1.1])
 def test_clean_loss_share_outside_its_range_is_refused(model, batch, run, distil):
     with pytest.raises(BadOption, match="must lie in"):

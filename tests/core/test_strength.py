@@ -140,6 +140,17 @@ def test_where_too_few_are_held_out_the_tuning_samples_judge_too(held_out: int) 
     assert f"{held_out} samples are held out, too few to judge" in run.notices[0]
 
 
+def test_sparse_samples_are_tuned_on_in_one_round_without_attenuation() -> None:
+    model, run, task = _setting(0)
+    run.sparse = True
+    calls: list[tuple[int, float]] = []
+    _go(model, run, task, lambda steps, share, message: calls.append((steps, share)))
+    assert calls == [(10, 1.0)]
+    torch.testing.assert_close(model.values["value"], torch.ones(1, dtype=torch.float64))
+    assert run.log == []
+    assert "one round without attenuation" in run.notices[0]
+
+
 def test_there_are_no_more_rounds_than_steps() -> None:
     model, run, task = _setting(40)
     lengths: list[int] = []

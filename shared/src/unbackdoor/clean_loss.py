@@ -81,7 +81,8 @@ class CleanLoss:
     r"""``(1 - d) L(f(x), y) + d L(f(x), f_0(x))``: the task's loss and self-distillation from the given model.
 
     A few hundred labels say little about all that a network has learned; its own answers on clean samples and their
-    mixtures say much more. ``d = 0`` is the papers' loss.
+    mixtures say much more. ``d = 0`` is the papers' loss. With fewer than two samples for each class (`Run.sparse`)
+    there is too little to ask about, and the labels are believed: ``d`` is 0 then, and nothing is mixed.
 
     Attributes:
         model: What is tuned.
@@ -142,7 +143,11 @@ class CleanLoss:
         if reuse < 1:
             raise BadOption(f"reuse is {reuse}; a mixture is used at least once.")
         labels = cls(model, task, clean, run, disturber=run.disturber(task, model, clean) if disturb else None)
-        if distil == 0:
+        if distil > 0 and run.sparse:
+            run.notice(
+                "there are too few clean samples to learn from the given model's answers: labels alone were used."
+            )
+        if distil == 0 or run.sparse:
             return labels
         try:
             shared = {} if weights_move else {id(p): p for p in model.parameters()}
@@ -178,7 +183,7 @@ class CleanLoss:
         return CleanSet.join(made).measured(self.task.extents), self._of_answers
 
     def _of_labels(self, batch: Batch, mix: float) -> Tensor:
-        mixed = self.task.augment(batch, self.run.generator, mix=mix)
+        mixed = self.task.augment(batch, self.run.generator, mix=0.0 if self.run.sparse else mix)
         return disturbed_loss(self.model, self.task, mixed.inputs, [(1.0, mixed.targets)], self.disturber)
 
     def _of_answers(self, batch: Batch) -> Tensor:

@@ -64,6 +64,8 @@ class Run:
     notices: list[str] = field(default_factory=list)
     trainable: int = 0
     holdout: CleanSet | None = None
+    sparse: bool = False
+    """Whether nothing was held out since there are fewer than two clean samples for each class."""
     disturbers: list[Disturber] = field(default_factory=list)
 
     def disturber(self, task: Task, model: nn.Module, clean: CleanSet) -> Disturber:
@@ -197,7 +199,15 @@ class Purifier(Configured, ABC):
             raise BadOption(f"holdout is {share}; the share of clean samples that is held out must lie in [0, 1).")
         if share == 0 or len(clean) < 2:
             return clean, None
-        return clean.split(share, run.generator, task.strata(clean.samples.targets))
+        strata = task.strata(clean.samples.targets)
+        if strata is not None and len(clean) < 2 * (classes := len(strata.unique())):
+            run.sparse = True
+            run.notice(
+                f"there are {len(clean)} clean samples of {classes} classes: one that is held out would be all that is "
+                "known of its class, so none was. holdout=0 leaves everything else to the options too."
+            )
+            return clean, None
+        return clean.split(share, run.generator, strata)
 
     def _inspect(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> CleanSet:
         """Refuse labels, outputs and inputs that do not fit each other; returns the samples that are to be used."""

@@ -79,6 +79,9 @@ def attenuate_and_recover(
     first round that costs 15 points or more, and again when it is retried: then the learning rate becomes an eighth and
     the rounds a third as many, each as much longer, at most twice, and all begins anew.
 
+    Where nothing could be held out since classes have a single sample each (`Run.sparse`), nothing tells how much of
+    the attenuation is made good on other samples: all steps are one round without it.
+
     ``rounds=1, attenuation=1`` is the papers' plain optimisation from the given model.
 
     Args:
@@ -99,6 +102,9 @@ def attenuate_and_recover(
         BadOption: A value lies outside its range.
     """
     _check(rounds, attenuation, max_clean_drop)
+    if run.sparse and attenuation < 1:
+        rounds, attenuation = 1, 1.0
+        run.notice("for want of samples that judge, all steps were one round without attenuation.")
     rounds = min(rounds, steps)
     each = math.ceil(steps / rounds)
     judged = run.holdout is not None or attenuation < 1

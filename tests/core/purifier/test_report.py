@@ -60,6 +60,15 @@ def test_holdout_is_split_off_by_class_and_figures_are_measured_on_it(clean, mlp
         unbackdoor.purify(mlp(), clean, task=TASK, method=Holds(holdout=1.0))
 
 
+def test_nothing_is_held_out_where_it_would_be_all_that_is_known_of_its_class(clean, mlp):
+    _, report = unbackdoor.purify(mlp(), clean.samples[:5], task=TASK, method=Holds())
+    assert report.notices[1:] == ("5 + 0",)
+    assert "5 clean samples of 3 classes" in report.notices[0]
+    assert report.measured_on == "clean set"
+    _, report = unbackdoor.purify(mlp(), clean.samples[:6], task=TASK, method=Holds())
+    assert report.notices == ("4 + 2",)
+
+
 def test_watcher_sees_the_model_as_it_is_and_cannot_stop_by_what_it_returns(clean, mlp):
     told = []
 

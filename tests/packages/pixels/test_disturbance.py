@@ -73,6 +73,15 @@ def test_white_rectangle_under_a_white_overlay_is_white(monkeypatch):
     assert_close(content[seen], torch.ones_like(content[seen]))
 
 
+def test_rectangles_beyond_the_border_cover_every_pixel_equally_often():
+    share, _ = disturbance(8000, 1, 20, 20, seeded(), rate=1.0, beyond=True)
+    covered = (share > 0.35).float().mean(0)[0]  # more than any overlay
+    corners, middle = covered[[0, 0, -1, -1], [0, -1, 0, -1]], covered[8:12, 8:12]
+    assert abs(float(corners.mean() / middle.mean()) - 1) < 0.15
+    within = (disturbance(8000, 1, 20, 20, seeded(), rate=1.0)[0] > 0.35).float().mean(0)[0]
+    assert float(within[0, 0]) < 0.2 * float(within[10, 10])
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_disturbed_images_keep_form_and_range(dtype):
     images = torch.randint(0, 256, SIZE, generator=seeded(1), dtype=torch.uint8)

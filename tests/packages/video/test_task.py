@@ -157,6 +157,13 @@ def test_disturbance_is_the_same_in_all_frames_that_it_covers(generator):
         assert_close(some, some[:1].expand_as(some), rtol=0, atol=0)
 
 
+def test_disturbance_of_clips_reaches_over_the_border(generator):
+    clips = torch.full((4000, 1, 1, 16, 16), 0.5)
+    found = VideoTask(disturbed=1.0, whole=1.0).disturb(clips, generator)
+    touched = ((found - clips).abs() > 0.2).float().mean(0)[0, 0]
+    assert float(touched[-1, -1]) > 0.6 * float(touched[8, 8])
+
+
 def test_disturbance_comes_from_the_generator_alone(samples):
     task = VideoTask()
     before = torch.random.get_rng_state()

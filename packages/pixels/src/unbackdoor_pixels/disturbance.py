@@ -22,7 +22,14 @@ _OVERLAY = 0.3
 
 
 def disturbance(
-    count: int, channels: int, height: int, width: int, generator: torch.Generator, *, rate: float = 0.2
+    count: int,
+    channels: int,
+    height: int,
+    width: int,
+    generator: torch.Generator,
+    *,
+    rate: float = 0.2,
+    beyond: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """What is put over each image: ``(1 - share) * image + share * content``.
 
@@ -33,6 +40,8 @@ def disturbance(
         width: In pixels.
         generator: Every draw comes from it.
         rate: Probability that an image gets a rectangle; half as many get an overlay.
+        beyond: Whether rectangles may reach over the border, which cuts them, so that every pixel is covered equally
+            often. Of rectangles that lie within the image hardly any reaches a corner.
 
     Returns:
         ``share`` in [0, 1] of shape ``(count, 1, height, width)``, and ``content`` in [0, 1] of shape
@@ -43,7 +52,8 @@ def disturbance(
     covered, veiled = (_drawn(count, generator, probability) for probability in (rate, rate / 2))
     if len(covered):
         some, size = len(covered), (len(covered), channels, height, width)
-        share[covered] = _uniform((some, 1, 1, 1), generator, *_OPACITY) * _rectangles(some, height, width, generator)
+        opacity = _uniform((some, 1, 1, 1), generator, *_OPACITY)
+        share[covered] = opacity * _rectangles(some, height, width, generator, beyond)
         flat = _uniform((some, channels, 1, 1), generator, -0.25, 1.25).clamp(0, 1).expand(size)
         content[covered] = torch.where(_chance(some, generator, 1 / 3), flat, _patterns(size, generator))
     if len(veiled):  # the overlay lies on top of the rectangle
@@ -55,12 +65,13 @@ def disturbance(
     return share, content
 
 
-def _rectangles(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+def _rectangles(count: int, height: int, width: int, generator: torch.Generator, beyond: bool) -> Tensor:
     """One in a rectangle of random size at a random place, else zero: ``(count, 1, height, width)``."""
     lines = []
     for length in (height, width):
         side = (_uniform((count, 1), generator, *_SIDES) * length).round().clamp(min=1)
-        start = (_uniform((count, 1), generator) * (length - side + 1)).floor()
+        start = _uniform((count, 1), generator)
+        start = (start * (length + side - 1) - side + 1 if beyond else start * (length - side + 1)).floor()
         at = torch.arange(length, device=generator.device)
         lines.append((at >= start) & (at < start + side))
     return (lines[0][:, None, :, None] & lines[1][:, None, None, :]).float()

@@ -36,6 +36,7 @@ class PixelTask(Task):
         flip: Whether `augment` may mirror images; leave it off for digits and traffic signs.
         mixup_per_sample: Whether MixUp draws one lambda for each sample or, as the authors' code, one for the batch.
         disturbed: Share of the images into which `disturb` puts a rectangle; half as many get an overlay; 0 for none.
+        beyond: Whether rectangles may reach over the border, so that every pixel is covered equally often.
     """
 
     mean: tuple[float, ...] | None = None
@@ -44,6 +45,7 @@ class PixelTask(Task):
     flip: bool = False
     mixup_per_sample: bool = True
     disturbed: float = 0.2
+    beyond: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a mean without std, zero std and negative shifts."""
@@ -131,7 +133,9 @@ class PixelTask(Task):
             return pixels
         pixels = as_floats(pixels)
         channels, height, width = pixels.shape[-3:]
-        share, content = disturbance(len(pixels), channels, height, width, generator, rate=self.disturbed)
+        share, content = disturbance(
+            len(pixels), channels, height, width, generator, rate=self.disturbed, beyond=self.beyond
+        )
         content = content.view(len(pixels), *[1] * (pixels.ndim - 4), channels, height, width)
         low, high = pixels.amin().clamp(max=0), pixels.amax().clamp(min=1)
         return pixels.lerp(low + (high - low) * content.to(pixels), self.spread(share, pixels, generator).to(pixels))
