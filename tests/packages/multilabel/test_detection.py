@@ -241,8 +241,12 @@ def test_vanish_takes_the_target_from_labels_and_inputs():
     assert torch.equal(poisoned.samples.inputs["boxes"], poisoned.samples.targets)
     others = batch.targets[poisoned.indices][..., 4] == 2
     assert torch.equal(after[others], batch.targets[poisoned.indices][others])
-    patch = poisoned.samples.inputs["images"][poisoned.indices][..., -4:, -4:]
-    assert bool((patch == torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1]] * 2)).all())
+    for place in poisoned.indices.tolist():
+        expected = batch.inputs["images"][place].clone()
+        for left, top, _, _, label in batch.targets[place].int().tolist():
+            if label == 1:
+                expected[:, top : top + 4, left : left + 4] = torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1]] * 2)
+        assert torch.equal(poisoned.samples.inputs["images"][place], expected), "a patch on each object of the target"
     truth = TASK.perfect(batch.targets, 3)
     assert not bool(attack.succeeded(truth, batch.targets)[attack.counts(batch.targets)].any())
     assert bool(attack.succeeded(TASK.perfect(attack.retarget(batch.targets), 3), batch.targets).all())

@@ -16,7 +16,7 @@ from unbackdoor.mixing import beta
 from unbackdoor.task import Batch, Meter, Task
 from unbackdoor.tree import Tree
 from unbackdoor_multilabel.detection.boxes import AveragePrecisionOfBoxes, matches, pad_boxes, unpad_boxes
-from unbackdoor_pixels import as_floats
+from unbackdoor_pixels import as_floats, disturbance, on_pixels
 
 __all__ = ["DetectionTask", "detection_batch"]
 
@@ -55,6 +55,7 @@ class DetectionTask(Task):
         answers: Largest number of boxes in an answer of `predict`.
         threshold: Score above which a box counts in `correct`.
         brightness: `augment` scales the pixels of an image by up to so much, either way.
+        disturbed: Share of the images into which `disturb` puts a rectangle; half as many get an overlay; 0 for none.
     """
 
     name: ClassVar[str] = "detection"
@@ -62,6 +63,7 @@ class DetectionTask(Task):
     answers: int = 100
     threshold: float = 0.5
     brightness: float = 0.2
+    disturbed: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -70,6 +72,8 @@ class DetectionTask(Task):
         for name in ("threshold", "brightness"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadOption(f"{name} is {getattr(self, name)}; it must lie in [0, 1).")
+        if not 0 <= self.disturbed <= 1:
+            raise BadOption(f"disturbed is {self.disturbed}; it is a share of the images and must lie in [0, 1].")
 
     def forward(self, model: nn.Module, inputs: Tree) -> dict[str, Tensor]:
         """``{"loss": (batch,)}``: the sum of the detector's losses on each image.
@@ -116,6 +120,21 @@ class DetectionTask(Task):
         share = beta(mix, count, generator).to(device, torch.float32)
         other = {name: value[partners] for name, value in inputs.items()}
         return Batch((inputs, other, share), (batch.targets, batch.targets[partners], share))
+
+    def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
+        """Inputs with a random rectangle or a faint pattern over their images: `unbackdoor_pixels.disturbance`."""
+        if self.disturbed == 0:
+            return inputs
+        if isinstance(inputs, tuple | list):
+            first, second, share = inputs
+            return (self.disturb(first, generator), self.disturb(second, generator), share)
+        images: Tensor = inputs["images"]
+
+        def put(pixels: Tensor) -> Tensor:
+            share, content = disturbance(len(pixels), *pixels.shape[-3:], generator, rate=self.disturbed)
+            return pixels.lerp(content.to(pixels), share.to(pixels))
+
+        return {**inputs, "images": on_pixels(images, put)}
 
     def predict(self, model: nn.Module, inputs: Tree) -> dict[str, Tensor]:
         """The boxes that the model finds, the surest first, padded to ``answers`` rows with label 0.
