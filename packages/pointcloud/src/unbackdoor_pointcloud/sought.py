@@ -25,9 +25,9 @@ class SoughtClusters:
 
     Any one place comes up rarely among new ones, and most clusters near it are too large or too sparse to look like a
     trigger that lies there. But a trigger betrays itself by the loss that it brings. So now and then many clusters
-    are tried, each in one cloud, in forward passes, and those that cost most are put in again, the dearer the more
-    often, and varied. What cost much once is kept for some time after the model has learned to overlook it, since it
-    would turn back.
+    are tried, each in one cloud, in forward passes, new ones and others like those found before, and those that cost
+    most are put in again, the dearer the more often. What cost much once is kept for some time after the model has
+    learned to overlook it, since it would turn back.
 
     Attributes:
         rate: Probability of a cluster; half of it is that of a tilt.
@@ -128,5 +128,5 @@ class SoughtClusters:
 def _dearest(clusters: Clusters, costs: Tensor, most: int) -> tuple[Clusters, Tensor]:
     """Those of highest cost and their costs, the dearest first; none that costs nothing."""
     best = costs.topk(min(most, len(costs)))
-    keep = best.values > 0
+    keep = (best.values > 0) & best.values.isfinite()
     return clusters[best.indices[keep]], best.values[keep]
