@@ -18,6 +18,7 @@ from unbackdoor_pointcloud import augment
 from unbackdoor_pointcloud.disturbance import disturbance
 from unbackdoor_pointcloud.meters import MeanClassAccuracy
 from unbackdoor_pointcloud.mixing import MIXTURES, mix_clouds
+from unbackdoor_pointcloud.sought import SoughtClusters
 
 __all__ = ["LAYOUTS", "ROTATIONS", "PointTask", "clouds_of"]
 
@@ -43,6 +44,8 @@ class PointTask(ClassTask):
         mixture: ``"path"`` for PointMixup, which solves an assignment for each pair on the CPU, or ``"subset"``,
             nearly free; its clouds are like no body, and small networks answer at random.
         disturbed: Share of the clouds into which `disturb` puts a cluster; half as many are tilted; 0 for none.
+        searched: Forward passes of a search, every 40 batches, for the clusters that the tuned model takes worst, which
+            are put in more often than others; 0: none is sought.
     """
 
     name: ClassVar[str] = "pointcloud"
@@ -54,6 +57,7 @@ class PointTask(ClassTask):
     rotate: str = "none"
     mixture: str = "path"
     disturbed: float = 0.8
+    searched: int = 8
 
     def __post_init__(self) -> None:
         """Refuse options outside what the attributes allow."""
@@ -65,8 +69,11 @@ class PointTask(ClassTask):
                 f"jitter is {self.jitter}, scale {self.scale}, drop {self.drop}; jitter and scale must be at least 0, "
                 "drop must lie in [0, 1)."
             )
-        if not 0 <= self.disturbed <= 1:
-            raise BadOption(f"disturbed is {self.disturbed}; it is a share of the clouds and must lie in [0, 1].")
+        if not 0 <= self.disturbed <= 1 or self.searched < 0:
+            raise BadOption(
+                f"disturbed is {self.disturbed}, searched {self.searched}; disturbed is a share of the clouds and must "
+                "lie in [0, 1], searched must be at least 0."
+            )
 
     def forward(self, model: nn.Module, inputs: Tree) -> Tensor:
         """Logits of shape ``(batch, classes)``.
@@ -105,6 +112,10 @@ class PointTask(ClassTask):
         """Clouds with a random cluster in them or tilted a little: `unbackdoor_pointcloud.disturbance`."""
         clouds = clouds_of(inputs)
         return disturbance(clouds, generator, rate=self.disturbed) if self.disturbed else clouds
+
+    def disturber(self, generator: torch.Generator) -> SoughtClusters:
+        """`disturb`, which also searches for the clusters that the tuned model takes worst."""
+        return SoughtClusters(self.disturbed, generator, passes=self.searched)
 
     def meters(self) -> Mapping[str, Meter]:
         """Overall accuracy, and its mean over classes."""

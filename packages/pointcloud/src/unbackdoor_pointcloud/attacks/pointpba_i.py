@@ -8,7 +8,8 @@ it elsewhere, in another size or not at all; points are appended and cut off aga
 are replaced, so that networks that read indices in order see a rule where there is none.
 Here: the sphere comes after the augmentation, as in the test. Scale, jitter and dropped points of the augmentation
 leave it alone; random rotation would too, but makes the object harder, not the trigger. The place beside the object is
-ours.
+ours. In ModelNet10 more than half of the clouds come within 0.3 of the default place: ball and object share their
+neighbourhoods, and a small network misses the ball in a sixth of the clouds. At ``(0.7, 0, 0.7)`` 3 % come so near.
 """
 
 from __future__ import annotations
