@@ -103,6 +103,8 @@ class Purifier(Configured, ABC):
     last layer anew, which must then be trainable and tied to no other."""
     discrete: ClassVar[bool] = False
     """Whether the result is one of few (which neurons are pruned), so that two seeds may give the same weights."""
+    tunes_sparse: ClassVar[bool] = False
+    """Whether nothing is held out for it where there are fewer than two clean samples for each class: `Run.sparse`."""
 
     drop_doubtful: bool = option(
         False, "leave out clean samples whose target the given model finds unlikely (below 1 %)"
@@ -200,7 +202,7 @@ class Purifier(Configured, ABC):
         if share == 0 or len(clean) < 2:
             return clean, None
         strata = task.strata(clean.samples.targets)
-        if strata is not None and len(clean) < 2 * (classes := len(strata.unique())):
+        if self.tunes_sparse and strata is not None and len(clean) < 2 * (classes := len(strata.unique())):
             run.sparse = True
             run.notice(
                 f"there are {len(clean)} clean samples of {classes} classes: one that is held out would be all that is "

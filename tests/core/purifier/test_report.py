@@ -60,12 +60,21 @@ def test_holdout_is_split_off_by_class_and_figures_are_measured_on_it(clean, mlp
         unbackdoor.purify(mlp(), clean, task=TASK, method=Holds(holdout=1.0))
 
 
+@dataclass(frozen=True, kw_only=True)
+class HoldsNone(Holds):
+    """The same, of the methods that tune on sparse sets whole."""
+
+    tunes_sparse = True
+
+
 def test_nothing_is_held_out_where_it_would_be_all_that_is_known_of_its_class(clean, mlp):
-    _, report = unbackdoor.purify(mlp(), clean.samples[:5], task=TASK, method=Holds())
+    _, report = unbackdoor.purify(mlp(), clean.samples[:5], task=TASK, method=HoldsNone())
     assert report.notices[1:] == ("5 + 0",)
     assert "5 clean samples of 3 classes" in report.notices[0]
+    _, other = unbackdoor.purify(mlp(), clean.samples[:5], task=TASK, method=Holds())
+    assert len(other.notices) == 1, "a method that does not say so holds out as ever"
     assert report.measured_on == "clean set"
-    _, report = unbackdoor.purify(mlp(), clean.samples[:6], task=TASK, method=Holds())
+    _, report = unbackdoor.purify(mlp(), clean.samples[:6], task=TASK, method=HoldsNone())
     assert report.notices == ("4 + 2",)
 
 

@@ -59,11 +59,18 @@ def test_log_likelihood_of_very_sure_logits_is_finite_in_half_precision():
 
 def test_imitation_keeps_labels_of_suspects_and_asks_for_sigmoids_elsewhere(rows, generator):
     reference, suspects = logits_for(rows, generator), torch.tensor([True, False, False, True, False, False])
+    soft = TASK.imitate(reference, rows, suspects)
+    assert_close(soft[:, suspects], rows[:, suspects].double())
+    assert_close(soft[:, ~suspects], reference.sigmoid()[:, ~suspects])
+
+
+def test_labels_have_a_say_in_what_mixing_leaves_open(rows, generator):
+    reference, other, nothing = logits_for(rows, generator), rows.roll(1, 0), torch.zeros(6, dtype=torch.bool)
+    mixed = (rows, other, torch.full((len(rows),), 0.75, dtype=torch.float64))
     for trust in (0.0, 0.25, 1.0):
-        soft = MultilabelTask(trust=trust).imitate(reference, rows, suspects)
-        assert_close(soft[:, suspects], rows[:, suspects].double())
-        expected = trust * reference.sigmoid() + (1 - trust) * rows
-        assert_close(soft[:, ~suspects], expected[:, ~suspects])
+        soft = MultilabelTask(trust=trust).imitate(reference, mixed, nothing)
+        drawn = trust * reference.sigmoid() + (1 - trust) * (0.75 * rows + 0.25 * other)
+        assert_close(soft, torch.where(rows == other, reference.sigmoid(), drawn))
 
 
 def test_imitation_asks_each_sample_for_its_own_classes(rows, generator):

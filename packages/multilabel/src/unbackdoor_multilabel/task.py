@@ -89,16 +89,17 @@ class MultilabelTask(PixelTask):
         return against.mean(dim=0)
 
     def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> Tensor:
-        """Probabilities ``(batch, classes)``: the labels' share for suspects, else drawn to the sigmoid by ``trust``.
+        """Probabilities ``(batch, classes)``: the labels' share for suspects, the sigmoid for all others.
 
-        What mixing leaves open is where a combination of classes that evokes another one can hide: there the given
-        model alone would teach its own backdoor.
+        Of what mixing leaves open, the labels' share is drawn to the sigmoid by ``trust`` alone: a combination of
+        classes that evokes another one hides there, and the given model would teach its own backdoor.
 
         ``suspects`` has the shape ``(classes,)`` or ``(batch, classes)``.
         """
         likely = _at_least_single(reference).sigmoid()
         given = shares(targets, likely.dtype)
-        return torch.where(suspects, given, given.lerp(likely, self.trust))
+        left_open = (given > 0) & (given < 1)
+        return torch.where(suspects, given, torch.where(left_open, given.lerp(likely, self.trust), likely))
 
     def settled(self, targets: Tree) -> Tensor:
         """Classes that are surely there or surely not: in a mixture, those on which both of its labels agree."""

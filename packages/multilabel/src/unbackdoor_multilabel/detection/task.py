@@ -131,7 +131,8 @@ class DetectionTask(Task):
         images: Tensor = inputs["images"]
 
         def put(pixels: Tensor) -> Tensor:
-            share, content = disturbance(len(pixels), *pixels.shape[-3:], generator, rate=self.disturbed)
+            count, channels, height, width = pixels.shape
+            share, content = disturbance(count, channels, height, width, generator, rate=self.disturbed)
             return pixels.lerp(content.to(pixels), share.to(pixels))
 
         return {**inputs, "images": on_pixels(images, put)}

@@ -28,6 +28,7 @@ class FastFIP(Purifier):
     """f-FIP (Karim et al., CCS 2024): tune singular values towards a smooth minimum, then fold them in."""
 
     name: ClassVar[str] = "f-fip"
+    tunes_sparse: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "steps": 200,

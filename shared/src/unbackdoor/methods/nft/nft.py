@@ -78,6 +78,7 @@ class NFT(Purifier):
     """NFT (Karim et al., ECCV 2024): one mask value per neuron, tuned on MixUp data, then folded in."""
 
     name: ClassVar[str] = "nft"
+    tunes_sparse: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": _PUBLISHED | {"steps": 400, "schedule": "constant", "mask_penalty": 5e-4},
         "authors": _PUBLISHED | {"steps": 1000, "schedule": "cosine", "mask_penalty": 1e-3, "site": "norm"},
