@@ -49,7 +49,7 @@ class Case:
         figures = evaluate(model, self.data.test, self.task, self.attack)
         return {name: round(value, 2) for name, value in figures.items()}
 
-    def draw(self, mean: bool = True) -> Iterator[tuple[Tensor, ...]]:
+    def draw(self) -> Iterator[tuple[Tensor, ...]]:
         """Batches in the form that the peer unpacks: images, labels, indices, flags of poison, labels again.
 
         The images are augmented and normalised as our task would.

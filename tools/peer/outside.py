@@ -52,7 +52,7 @@ class Records:
         self.case = case
         self.record = {
             "model": case.model.state_dict(),
-            **{key: SimpleNamespace(wrapped_dataset=_Named(len(case.data.clean))) for key in ("clean_train",)},
+            "clean_train": SimpleNamespace(wrapped_dataset=_Named(len(case.data.clean))),
             "clean_test": SimpleNamespace(name="clean", wrapped_dataset=_Named(0)),
             "bd_test": SimpleNamespace(name="triggered", wrapped_dataset=_Named(0)),
         }

@@ -97,3 +97,10 @@ def test_clean_set_on_the_way_is_neither_changed_nor_kept(clean, mlp):
     before = clean.samples.inputs.clone()
     unbackdoor.purify(mlp(), CleanSet(clean.samples), task=TASK, **QUICK)
     assert torch.equal(clean.samples.inputs, before)
+
+
+@pytest.mark.parametrize("method", ["nft", "f-fip"])
+def test_nft_and_f_fip_tune_on_sparse_sets_whole(clean, mlp, method):
+    _, report = unbackdoor.purify(mlp(), clean.samples[:5], task=TASK, method=method, **QUICK)
+    assert report.measured_on == "clean set"
+    assert any("none was" in notice for notice in report.notices)
