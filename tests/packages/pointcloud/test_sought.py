@@ -49,7 +49,7 @@ def test_a_search_finds_the_place_and_puts_clusters_there(shells: Tensor) -> Non
     assert float((sought.found.centre - PLACE).norm(dim=1).median()) < 0.3
     often = torch.cat([near(sought(shells, backdoored)) for _ in range(20)])
     assert blind < 0.03
-    assert float(often.float().mean()) > 0.25
+    assert float(often.float().mean()) > 0.2
 
 
 def test_a_place_that_costs_one_class_alone_is_found(shells: Tensor) -> None:

@@ -43,7 +43,8 @@ class PointTask(ClassTask):
             objects, and for victims of `pointpba-o`, whose trigger is a rotation.
         mixture: ``"path"`` for PointMixup, which solves an assignment for each pair on the CPU, or ``"subset"``,
             nearly free; its clouds are like no body, and small networks answer at random.
-        disturbed: Share of the clouds into which `disturb` puts a cluster; half as many are tilted; 0 for none.
+        disturbed: Share of the clouds into which `disturb` puts a cluster; three quarters as many are tilted;
+            0 for none.
         searched: Forward passes of a search, every 40 batches, for the clusters that the tuned model takes worst, which
             are put in more often than others; 0: none is sought.
     """

@@ -1,0 +1,161 @@
+"""Disturbances that the tuned model takes badly: sought by their loss, and put in more often than others."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Generic, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from unbackdoor.task import Losses
+from unbackdoor.tree import Tree, first_dim
+
+__all__ = ["Attempts", "Seeker"]
+
+_LISTED = 5
+"""Attempts that a report names."""
+
+
+class Attempts(Protocol):
+    """Things to put into samples, one for each of ``n``."""
+
+    def __len__(self) -> int:
+        """``n``."""
+
+    def __getitem__(self, index: Tensor) -> Self:
+        """Some of them, by index or mask."""
+
+    def varied(self, generator: torch.Generator) -> Self:
+        """As many others, each a little off."""
+
+
+A = TypeVar("A", bound=Attempts)
+
+
+@dataclass
+class Seeker(ABC, Generic[A]):
+    """A disturber that puts something into a share of the samples: a new thing, or one that was found to cost much.
+
+    Any one trigger comes up rarely among new things, and would be met a few times in a purification. But it betrays
+    itself by the loss that it brings to whatever sample it lies in. So now and then many things are tried, each in one
+    sample, in forward passes, new ones and others like those found before, and those that cost most are put in again,
+    the dearer the more often. What cost much once is kept for some time after the model has learned to overlook it,
+    since it would turn back.
+
+    A task says what is put in by four methods: `drawn`, `put`, `joined` and `said`.
+
+    Attributes:
+        rate: Probability that something is put into a sample.
+        generator: Every draw comes from it.
+        passes: Forward passes of a search; each tries one thing in each sample of the batch. 0: nothing is sought.
+        looks: Searches before anything is tuned.
+        every: Batches from one search to the next.
+        sought: Share of what is put in that was found by searches.
+        most: How many are remembered.
+        fading: What is left of a remembered cost from one search to the next.
+        found: The remembered ones, the dearest first; None before the first search.
+        costs: What each cost in the sample in which it was tried, in nats, faded; ``(found,)``.
+    """
+
+    rate: float
+    generator: torch.Generator
+    passes: int = 8
+    looks: int = 12
+    every: int = 40
+    sought: float = 0.5
+    most: int = 48
+    fading: float = 0.9
+    found: A | None = None
+    costs: Tensor = field(default_factory=lambda: torch.empty(0))
+    _met: int = field(default=0, repr=False)
+    _worst: A | None = field(default=None, repr=False)
+    _highest: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
+
+    @abstractmethod
+    def drawn(self, inputs: Tree) -> A:
+        """Something new for each of the samples."""
+
+    @abstractmethod
+    def put(self, inputs: Tree, attempts: A, rate: float) -> Tree:
+        """Samples of which a share ``rate`` holds its attempt, the others as they are; nothing is written into."""
+
+    @abstractmethod
+    def joined(self, parts: Sequence[A]) -> A:
+        """One after the other."""
+
+    @abstractmethod
+    def said(self, worst: A, costs: Tensor) -> str:
+        """What a report says of those that cost most of all that were tried, the dearest first."""
+
+    def beside(self, inputs: Tree) -> Tree:
+        """What is done to samples beside, without a search; by default nothing."""
+        return inputs
+
+    def look(self, samples: Iterator[tuple[Tree, Losses]]) -> None:
+        """Search the given model, whose trigger is whole yet."""
+        for inputs, losses in islice(samples, self.looks if self._searches else 0):
+            self._search(inputs, losses)
+
+    def __call__(self, inputs: Tree, losses: Losses) -> Tree:
+        """The samples with new and with dear things in them."""
+        changed = self.beside(inputs)
+        if self._searches and self._met % self.every == 0:
+            self._search(inputs, losses)
+        self._met += 1
+        return self.put(changed, self._chosen(inputs), self.rate)
+
+    def findings(self) -> list[str]:
+        """The nearest thing to a trigger that clean samples can tell of; empty where nothing cost anything."""
+        return [] if self._worst is None or len(self._worst) == 0 else [self.said(self._worst, self._highest)]
+
+    @property
+    def _searches(self) -> bool:
+        return self.rate > 0 and self.passes > 0
+
+    def _chosen(self, inputs: Tree) -> A:
+        """One for each sample: a new one or one that was found."""
+        new = self.drawn(inputs)
+        if self.found is None or len(self.found) == 0:
+            return new
+        count = len(new)
+        again = self._again(count)
+        mine = torch.rand(count, generator=self.generator, device=self.generator.device) < self.sought
+        pick = torch.arange(count, device=mine.device) + count * mine
+        return self.joined([new, again])[pick]
+
+    def _again(self, count: int) -> A:
+        assert self.found is not None
+        return self.found[self.costs.multinomial(count, replacement=True, generator=self.generator)]
+
+    def _search(self, inputs: Tree, losses: Losses) -> None:
+        """Try new things, those known and others like them."""
+        plain = losses(inputs)
+        tried, costs = [], []
+        for turn in range(self.passes):
+            some = self._attempts(inputs, turn)
+            cost = losses(self.put(inputs, some, 1.0)) - plain
+            tried.append(some)
+            costs.append(cost.to(self.generator.device))
+        self._worst, self._highest = self._dearest(
+            [(self._worst, self._highest), *zip(tried, costs, strict=True)], _LISTED
+        )
+        known = (self.found, self.fading * self.costs)
+        self.found, self.costs = self._dearest([*zip(tried, costs, strict=True), known], self.most)
+
+    def _attempts(self, inputs: Tree, turn: int) -> A:
+        """New ones in every second pass, else known ones varied."""
+        if turn % 2 == 0 or self.found is None or len(self.found) == 0:
+            return self.drawn(inputs)
+        return self._again(first_dim(inputs)).varied(self.generator)
+
+    def _dearest(self, known: Sequence[tuple[A | None, Tensor]], most: int) -> tuple[A, Tensor]:
+        """Those of highest cost and their costs, the dearest first; none that costs nothing."""
+        attempts = self.joined([some for some, _ in known if some is not None])
+        costs = torch.cat([cost for some, cost in known if some is not None])
+        best = costs.topk(min(most, len(costs)))
+        keep = (best.values > 0) & best.values.isfinite()
+        return attempts[best.indices[keep]], best.values[keep]
