@@ -66,8 +66,8 @@ def test_rectangles_have_sides_within_bounds_and_come_everywhere():
 def test_white_rectangle_under_a_white_overlay_is_white(monkeypatch):
     """Share and content are one step for both: what lies over the image is their mean, weighted by what is seen."""
     room = importlib.import_module("unbackdoor_pixels.disturbance")
-    monkeypatch.setattr(room, "_patterns", lambda size, generator: torch.ones(size))
-    monkeypatch.setattr(room, "_chance", lambda count, *_: torch.zeros(count, 1, 1, 1, dtype=torch.bool))
+    monkeypatch.setattr(room, "patterns", lambda size, generator: torch.ones(size))
+    monkeypatch.setattr(room, "fillings", lambda size, generator: torch.ones(size))
     share, content = disturbance(*SIZE, seeded(), rate=1.0)
     seen = (share > 1e-3).expand_as(content)
     assert_close(content[seen], torch.ones_like(content[seen]))

@@ -97,6 +97,7 @@ def test_pytorchvideo_says_how_it_is_installed():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pytorchvideo") is None, reason="needs pytorchvideo: nox -s pytorchvideo")
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")  # pytorchvideo's
 @pytest.mark.parametrize(("name", "shape"), [("slow_r50", (1, 8, 3, 224, 224)), ("x3d_xs", (1, 4, 1, 160, 160))])
 def test_pytorchvideo_networks_take_clips_and_masks(name, shape):
     model = build(f"pytorchvideo:{name}", num_classes=3).eval()

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-__all__ = ["disturbance"]
+from unbackdoor_pixels.contents import chance, fillings, patterns, uniform
 
-_OCTAVES = 4
-_SIDES = (0.1, 0.35)
+__all__ = ["OPACITY", "SIDES", "disturbance", "lay_over", "overlays"]
+
+SIDES = (0.1, 0.35)
 """Smallest and largest side of a rectangle, as a share of the image's."""
-_OPACITY = (0.5, 1.0)
+OPACITY = (0.5, 1.0)
+"""Lowest and highest opacity of a rectangle."""
 _OVERLAY = 0.3
 """Largest share of a pattern over the whole image."""
 
@@ -51,52 +52,54 @@ def disturbance(
     content = torch.zeros(count, channels, height, width, device=generator.device)
     covered, veiled = (_drawn(count, generator, probability) for probability in (rate, rate / 2))
     if len(covered):
-        some, size = len(covered), (len(covered), channels, height, width)
-        opacity = _uniform((some, 1, 1, 1), generator, *_OPACITY)
+        some = len(covered)
+        opacity = uniform((some, 1, 1, 1), generator, *OPACITY)
         share[covered] = opacity * _rectangles(some, height, width, generator, beyond)
-        flat = _uniform((some, channels, 1, 1), generator, -0.25, 1.25).clamp(0, 1).expand(size)
-        content[covered] = torch.where(_chance(some, generator, 1 / 3), flat, _patterns(size, generator))
+        content[covered] = fillings((some, channels, height, width), generator)
     if len(veiled):  # the overlay lies on top of the rectangle
-        faint = _uniform((len(veiled), 1, 1, 1), generator, 0.0, _OVERLAY)
+        faint, over = _veils((len(veiled), channels, height, width), generator)
         below, rectangle = (1 - faint) * share[veiled], content[veiled]
         share[veiled] = faint + below
-        over = _patterns((len(veiled), channels, height, width), generator)
         content[veiled] = (faint * over + below * rectangle) / (faint + below).clamp(min=1e-6)
     return share, content
+
+
+def overlays(size: tuple[int, int, int, int], generator: torch.Generator, rate: float) -> tuple[Tensor, Tensor]:
+    """Faint patterns alone, over a share ``rate`` of ``size[0]`` images; as `disturbance`."""
+    faint, over = _veils(size, generator)
+    share = torch.where(chance(size[0], generator, rate), faint, 0.0)
+    return share.expand(size[0], 1, *size[2:]), over
+
+
+def lay_over(pixels: Tensor, share: Tensor, content: Tensor) -> Tensor:
+    """``(1 - share) * pixels + share * content``, where the content has the range of the pixels.
+
+    Args:
+        pixels: Floats ``(batch, channels, height, width)``, or with frames before the channels.
+        share: In [0, 1], that shape with one channel; for clips it may have one frame.
+        content: In [0, 1], ``(batch, channels, height, width)``; clips show it in all frames.
+    """
+    content = content.view(len(pixels), *[1] * (pixels.ndim - 4), *content.shape[1:])
+    low, high = pixels.amin().clamp(max=0), pixels.amax().clamp(min=1)
+    return pixels.lerp(low + (high - low) * content.to(pixels), share.to(pixels))
 
 
 def _rectangles(count: int, height: int, width: int, generator: torch.Generator, beyond: bool) -> Tensor:
     """One in a rectangle of random size at a random place, else zero: ``(count, 1, height, width)``."""
     lines = []
     for length in (height, width):
-        side = (_uniform((count, 1), generator, *_SIDES) * length).round().clamp(min=1)
-        start = _uniform((count, 1), generator)
+        side = (uniform((count, 1), generator, *SIDES) * length).round().clamp(min=1)
+        start = uniform((count, 1), generator)
         start = (start * (length + side - 1) - side + 1 if beyond else start * (length - side + 1)).floor()
         at = torch.arange(length, device=generator.device)
         lines.append((at >= start) & (at < start + side))
     return (lines[0][:, None, :, None] & lines[1][:, None, None, :]).float()
 
 
-def _patterns(size: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
-    """Noise whose grain is 1, 2, 4 or 8 pixels wide, smooth or in squares, of all values or of two; shape ``size``."""
-    count, channels, height, width = size
-    out = torch.empty(size, device=generator.device)
-    kinds = torch.randint(2 * _OCTAVES, (count,), generator=generator, device=generator.device)
-    for kind in kinds.unique().tolist():
-        chosen = (kinds == kind).nonzero().flatten()
-        grain, mode = 2 ** (kind // 2), ("bilinear", "nearest")[kind % 2]
-        grains = _uniform((len(chosen), channels, -(-height // grain), -(-width // grain)), generator)
-        grains = torch.where(_chance(len(chosen), generator, 0.5), grains.round(), grains)
-        out[chosen] = grains if grain == 1 else functional.interpolate(grains, (height, width), mode=mode)
-    return out
-
-
-def _uniform(size: tuple[int, ...], generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> Tensor:
-    return low + (high - low) * torch.rand(size, generator=generator, device=generator.device)
-
-
-def _chance(count: int, generator: torch.Generator, probability: float) -> Tensor:
-    return torch.rand(count, 1, 1, 1, generator=generator, device=generator.device) < probability
+def _veils(size: tuple[int, int, int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Shares of shape ``(size[0], 1, 1, 1)``, and the patterns that they are of."""
+    faint = uniform((size[0], 1, 1, 1), generator, 0.0, _OVERLAY)
+    return faint, patterns(size, generator)
 
 
 def _drawn(count: int, generator: torch.Generator, probability: float) -> Tensor:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from unbackdoor.classes import pick_logits
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.mixing import mix_up
-from unbackdoor.task import Batch, Task
+from unbackdoor.task import Batch, Disturber, Task
 from unbackdoor.tree import Tree
-from unbackdoor_pixels.disturbance import disturbance
+from unbackdoor_pixels.disturbance import disturbance, lay_over
 from unbackdoor_pixels.geometry import random_geometry
+from unbackdoor_pixels.sought import SoughtPatches
 from unbackdoor_pixels.values import as_floats, check_images
 
 __all__ = ["PixelTask"]
@@ -37,6 +38,8 @@ class PixelTask(Task):
         mixup_per_sample: Whether MixUp draws one lambda for each sample or, as the authors' code, one for the batch.
         disturbed: Share of the images into which `disturb` puts a rectangle; half as many get an overlay; 0 for none.
         beyond: Whether rectangles may reach over the border, so that every pixel is covered equally often.
+        searched: Forward passes of a search, every 40 batches, for the rectangles that the tuned model takes worst,
+            which are put in more often than others; 0: none is sought.
     """
 
     mean: tuple[float, ...] | None = None
@@ -46,6 +49,7 @@ class PixelTask(Task):
     mixup_per_sample: bool = True
     disturbed: float = 0.2
     beyond: bool = False
+    searched: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a mean without std, zero std and negative shifts."""
@@ -61,6 +65,8 @@ class PixelTask(Task):
             raise BadOption(f"crop is {self.crop}; the largest shift in pixels must be at least 0.")
         if not 0 <= self.disturbed <= 1:
             raise BadOption(f"disturbed is {self.disturbed}; it is a share of the images and must lie in [0, 1].")
+        if self.searched < 0:
+            raise BadOption(f"searched is {self.searched}; the number of forward passes must be at least 0.")
 
     def forward(self, model: nn.Module, inputs: Tree) -> Tensor:
         """Logits of shape ``(batch, classes)`` for pixels in [0, 1] or 0..255.
@@ -136,9 +142,13 @@ class PixelTask(Task):
         share, content = disturbance(
             len(pixels), channels, height, width, generator, rate=self.disturbed, beyond=self.beyond
         )
-        content = content.view(len(pixels), *[1] * (pixels.ndim - 4), channels, height, width)
-        low, high = pixels.amin().clamp(max=0), pixels.amax().clamp(min=1)
-        return pixels.lerp(low + (high - low) * content.to(pixels), self.spread(share, pixels, generator).to(pixels))
+        return lay_over(pixels, self.spread(share, pixels, generator), content)
+
+    def disturber(self, generator: torch.Generator) -> Disturber:
+        """`disturb`, which with ``searched`` also looks for the rectangles that the tuned model takes worst."""
+        if self.searched == 0:
+            return super().disturber(generator)
+        return SoughtPatches(self.disturbed, generator, passes=self.searched, beyond=self.beyond, spread=self.spread)
 
     def perturbable(self, inputs: Tree) -> Tensor:
         """The pixels as floats in [0, 1]."""

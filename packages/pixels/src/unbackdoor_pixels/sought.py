@@ -1,0 +1,71 @@
+"""Patches that the tuned model takes badly, sought on clean images or clips, and faint overlays beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from unbackdoor.seeker import Seeker
+from unbackdoor.tree import Tree
+from unbackdoor_pixels.contents import chance
+from unbackdoor_pixels.disturbance import lay_over, overlays
+from unbackdoor_pixels.patches import Patches
+from unbackdoor_pixels.values import as_floats
+
+__all__ = ["SoughtPatches"]
+
+
+def _everywhere(share: Tensor, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    return share
+
+
+@dataclass
+class SoughtPatches(Seeker[Patches]):
+    """The disturber of pixels: a rectangle in a share of the images, a new one or one that was found to cost much.
+
+    Attributes are those of `unbackdoor.seeker.Seeker`, and these.
+
+    Attributes:
+        beyond: Whether rectangles may reach over the border.
+        spread: `unbackdoor_pixels.PixelTask.spread`.
+    """
+
+    beyond: bool = False
+    spread: Callable[[Tensor, Tensor, torch.Generator], Tensor] = field(default=_everywhere)
+
+    def beside(self, inputs: Tree) -> Tensor:
+        """A faint pattern over half as many images as get a rectangle."""
+        pixels = as_floats(inputs)
+        channels, height, width = pixels.shape[-3:]
+        share, content = overlays((len(pixels), channels, height, width), self.generator, self.rate / 2)
+        return lay_over(pixels, self.spread(share, pixels, self.generator), content)
+
+    def drawn(self, inputs: Tree) -> Patches:
+        """Rectangles as `unbackdoor_pixels.disturbance` draws them."""
+        channels, height, width = inputs.shape[-3:]
+        return Patches.drawn(len(inputs), channels, height, width, self.generator, self.beyond)
+
+    def put(self, inputs: Tree, attempts: Patches, rate: float) -> Tensor:
+        """Images as floats, of which a share ``rate`` holds its rectangle."""
+        pixels = as_floats(inputs)
+        drawn = chance(len(pixels), self.generator, rate)
+        share = torch.where(drawn, attempts.opacity * attempts.covers(), 0.0)
+        return lay_over(pixels, self.spread(share, pixels, self.generator), attempts.content)
+
+    def joined(self, parts: Sequence[Patches]) -> Patches:
+        """One after the other."""
+        return Patches.joined(parts)
+
+    def said(self, worst: Patches, costs: Tensor) -> str:
+        """Where the rectangles lay."""
+        centres = (worst.start + worst.side / 2).clamp(0, 1)
+        places = zip(costs.tolist(), centres.tolist(), strict=True)
+        listed = ", ".join(f"({place[0]:.2f}, {place[1]:.2f}) {cost:.1f}" for cost, place in places)
+        return (
+            "of the rectangles that were tried, these cost the model most in some sample (their middle, down and to "
+            f"the right, as a share of the sides, and nats): {listed}. Places that are close to each other may be that "
+            "of a trigger."
+        )
