@@ -1,0 +1,93 @@
+"""Patches on objects that the tuned detector takes badly, sought on clean images, and others anywhere beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from unbackdoor.seeker import Seeker
+from unbackdoor.tree import Tree
+from unbackdoor_pixels import Patches, as_floats, lay_over
+
+__all__ = ["PatchesOnObjects"]
+
+
+def _unchanged(inputs: Tree, generator: torch.Generator) -> Tree:
+    return inputs
+
+
+@dataclass
+class PatchesOnObjects(Seeker[Patches]):
+    """The disturber of detectors: in a share of the images every object is touched by a rectangle at the same place.
+
+    A detector answers to an object and what surrounds it, so a place in the image, as `unbackdoor_pixels` seeks, would
+    mean something else in every image. Here a place is one about an object's box. Attributes are those of
+    `unbackdoor.seeker.Seeker`, and this.
+
+    Attributes:
+        anywhere: What is done beside, without regard to objects.
+    """
+
+    anywhere: Callable[[Tree, torch.Generator], Tree] = field(default=_unchanged)
+
+    def beside(self, inputs: Tree) -> Tree:
+        """See `anywhere`."""
+        return self.anywhere(inputs, self.generator)
+
+    def drawn(self, inputs: Tree) -> Patches:
+        """Rectangles of 10 to 35 % of the image's sides."""
+        images = (inputs[0] if isinstance(inputs, tuple | list) else inputs)["images"]
+        count, channels, height, width = images.shape
+        return Patches.drawn(count, channels, height, width, self.generator, beyond=True)
+
+    def put(self, inputs: Tree, attempts: Patches, rate: float) -> Tree:
+        """A share ``rate`` of the images with their rectangle on each of their objects, on either side of a mixture."""
+        draws = torch.rand(len(attempts), generator=self.generator, device=self.generator.device)
+        return _laid(inputs, attempts, draws < rate)
+
+    def joined(self, parts: Sequence[Patches]) -> Patches:
+        """One after the other."""
+        return Patches.joined(parts)
+
+    def said(self, worst: Patches, costs: Tensor) -> str:
+        """Where the rectangles lay."""
+        places = zip(costs.tolist(), ((worst.start + worst.side) / (1 + worst.side)).tolist(), strict=True)
+        listed = ", ".join(f"({place[0]:.2f}, {place[1]:.2f}) {cost:.1f}" for cost, place in places)
+        return (
+            "of the rectangles that were tried on objects, these cost the model most in some image (0 is above or left "
+            f"of the object, 1 below or right of it; then nats): {listed}. Places that are close to each other may be "
+            "that of a trigger."
+        )
+
+
+def _laid(inputs: Tree, attempts: Patches, chosen: Tensor) -> Tree:
+    if isinstance(inputs, tuple | list):
+        first, second, share = inputs
+        return (_laid(first, attempts, chosen), _laid(second, attempts, chosen), share)
+    images, boxes = as_floats(inputs["images"]), inputs["boxes"]
+    wanted = chosen.to(boxes.device)[:, None] & (boxes[..., 4] > 0)
+    for column in range(boxes.shape[1]):  # one row of each image's table at a time
+        share, content = _about(boxes[:, column], attempts)
+        images = lay_over(images, share * wanted[:, column].view(-1, 1, 1, 1).to(share), content)
+    return {**inputs, "images": images}
+
+
+def _about(box: Tensor, attempts: Patches) -> tuple[Tensor, Tensor]:
+    """What `lay_over` takes for one box of each image: a place of 0 to 1 runs from just above it to just below."""
+    size = attempts.content.shape
+    content, lines = attempts.content.to(box.device), []
+    for axis, length in enumerate(size[2:]):
+        first, last = box[:, 1 - axis], box[:, 3 - axis]
+        share = attempts.side[:, axis].to(box.device)
+        place, side = (attempts.start[:, axis].to(box.device) + share) / (1 + share), share * length
+        start = (first + place * (last - first + side) - side).round()
+        at = torch.arange(length, device=box.device) - start[:, None]
+        lines.append((at >= 0) & (at < side.round().clamp(min=1)[:, None]))
+        index = at.long().clamp(0, length - 1)
+        index = index[:, None, :, None] if axis == 0 else index[:, None, None, :]
+        content = content.gather(2 + axis, index.expand(size))
+    inside = lines[0][:, None, :, None] & lines[1][:, None, None, :]
+    return torch.where(inside, attempts.opacity.to(box.device), 0.0), content

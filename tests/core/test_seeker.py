@@ -1,0 +1,149 @@
+"""What is sought by its loss: numbers put into rows, of which one stands for a trigger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import repeat
+
+import pytest
+import torch
+from torch import Tensor
+
+from unbackdoor.seeker import Seeker
+
+TRIGGER = 0.77
+
+
+@dataclass(frozen=True)
+class Numbers:
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Tensor) -> Numbers:
+        return Numbers(self.values[index])
+
+    def varied(self, generator: torch.Generator) -> Numbers:
+        return Numbers(self.values + 0.02 * torch.randn(self.values.shape, generator=generator))
+
+
+@dataclass
+class SoughtNumbers(Seeker[Numbers]):
+    """Adds numbers of [0, 1) to the second column; the first is doubled beside."""
+
+    def drawn(self, inputs: Tensor) -> Numbers:
+        return Numbers(torch.rand(len(inputs), generator=self.generator))
+
+    def put(self, inputs: Tensor, attempts: Numbers, rate: float) -> Tensor:
+        chosen = torch.rand(len(inputs), generator=self.generator) < rate
+        return torch.stack([inputs[:, 0], torch.where(chosen, attempts.values, inputs[:, 1])], 1)
+
+    def joined(self, parts: Sequence[Numbers]) -> Numbers:
+        return Numbers(torch.cat([part.values for part in parts]))
+
+    def said(self, worst: Numbers, costs: Tensor) -> str:
+        return " ".join(f"{value:.2f}:{cost:.2f}" for value, cost in zip(worst.values, costs, strict=True))
+
+    def beside(self, inputs: Tensor) -> Tensor:
+        return inputs * torch.tensor([2.0, 1.0])
+
+
+def losses(read: Tensor) -> Tensor:
+    """High where the second column is near the trigger."""
+    return 1.0 + (1 - 20 * (read[:, 1] - TRIGGER).abs()).clamp(min=0)
+
+
+def seeker(**words) -> SoughtNumbers:
+    return SoughtNumbers(0.8, torch.Generator().manual_seed(0), **words)
+
+
+@pytest.fixture
+def rows() -> Tensor:
+    return torch.ones(64, 2) * -1
+
+
+def test_what_costs_most_is_found_and_put_in_again(rows: Tensor) -> None:
+    sought = seeker()
+    sought.look(repeat((rows, losses)))
+    assert sought.found is not None
+    assert len(sought.found) == 48
+    assert float((sought.found.values - TRIGGER).abs().max()) < 0.05
+    assert torch.equal(sought.costs, sought.costs.sort(descending=True).values)
+    read = torch.cat([sought(rows, losses) for _ in range(50)])
+    assert bool((read[:, 0] == -2).all()), "what is done beside is done to all"
+    changed = read[:, 1] != -1
+    assert abs(float(changed.float().mean()) - 0.8) < 0.03
+    near = (read[changed, 1] - TRIGGER).abs() < 0.05
+    assert 0.5 < float(near.float().mean()) < 0.65, "half of them, and what new ones hit"
+
+
+def test_the_dearer_comes_more_often(rows: Tensor) -> None:
+    sought = seeker(sought=1.0, passes=1, every=1000)
+    sought.found, sought.costs = Numbers(torch.tensor([2.0, 3.0])), torch.tensor([3.0, 1.0])
+    sought._met = 1
+    read = torch.cat([sought(rows, losses) for _ in range(50)])[:, 1]
+    often, seldom = (int((read == value).sum()) for value in (2.0, 3.0))
+    assert abs(often / seldom - 3) < 0.5
+
+
+def test_costs_fade_and_are_measured_against_the_plain_sample(rows: Tensor) -> None:
+    sought = seeker(every=1)
+    sought.look(repeat((rows, losses)))
+    highest = float(sought.costs[0])
+    assert 0.9 < highest <= 1.0, "the loss of a plain row is 1"
+    sought(rows, lambda read: torch.ones(len(read)))
+    assert float(sought.costs[0]) == pytest.approx(0.9 * highest)
+    assert sought.findings()[0].startswith("0.7"), "the dearest of all times are told of"
+    assert len(sought.findings()[0].split()) == 5
+
+
+@pytest.mark.parametrize("words", [{"passes": 0}, {"rate": 0.0}])
+def test_without_searches_the_model_is_never_asked(rows: Tensor, words: dict) -> None:
+    def never(read: Tensor) -> Tensor:
+        raise AssertionError
+
+    sought = seeker()
+    for name, value in words.items():
+        setattr(sought, name, value)
+    sought.look(repeat((rows, never)))
+    read = sought(rows, never)
+    assert bool((read[:, 1] != -1).any()) == (sought.rate > 0)
+    assert sought.findings() == []
+
+
+def test_searches_come_every_so_many_batches(rows: Tensor) -> None:
+    asked = []
+
+    def counted(read: Tensor) -> Tensor:
+        asked.append(len(read))
+        return losses(read)
+
+    sought = seeker(every=5, passes=3)
+    for _ in range(11):
+        sought(rows, counted)
+    assert len(asked) == 3 * (1 + 3), "before batches 0, 5 and 10: the plain rows, then three passes"
+
+
+def test_what_costs_nothing_or_no_number_is_not_kept(rows: Tensor) -> None:
+    sought = seeker()
+    sought.look(repeat((rows, lambda read: torch.ones(len(read)))))
+    assert sought.found is not None
+    assert len(sought.found) == 0
+    assert sought.findings() == []
+    broken = seeker(looks=1)
+    broken.look(repeat((rows, lambda read: torch.where(read[:, 1] < 0, 1.0, torch.inf))))
+    assert broken.found is not None
+    assert len(broken.found) == 0
+
+
+def test_draws_come_from_the_generator_alone(rows: Tensor) -> None:
+    before, kept, read = torch.get_rng_state(), rows.clone(), []
+    for _ in range(2):
+        sought = seeker(looks=2)
+        sought.look(repeat((rows, losses)))
+        read.append(sought(rows, losses))
+    assert torch.equal(*read)
+    assert torch.equal(rows, kept)
+    assert torch.equal(torch.get_rng_state(), before)
