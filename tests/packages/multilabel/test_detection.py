@@ -18,13 +18,15 @@ from unbackdoor.training import train_by_batches
 from unbackdoor_multilabel.detection import (
     AveragePrecisionOfBoxes,
     DetectionTask,
+    PatchesOnObjects,
     Vanish,
     detection_batch,
     pad_boxes,
 )
 from unbackdoor_multilabel.detection.boxes import matches, unpad_boxes
+from unbackdoor_pixels import Patches
 
-TASK = DetectionTask(answers=8)
+TASK = DetectionTask(answers=8, searched=1)
 KINDS = ["ssd", "retinanet", "fasterrcnn"]
 SIDE = 32
 
@@ -297,3 +299,62 @@ def test_images_are_disturbed_and_boxes_are_not():
     assert DetectionTask(disturbed=0.0).disturb(mixed, generator) is mixed
     with pytest.raises(BadOption, match="disturbed"):
         DetectionTask(disturbed=1.5)
+    with pytest.raises(BadOption, match="searched"):
+        DetectionTask(searched=-1)
+
+
+def test_rectangles_lie_at_the_same_place_of_every_object():
+    """Place 0, 0 ends above and left of a box, place 1, 1 begins below and right of it; padding gets none."""
+    images = torch.zeros(2, 1, 20, 20)
+    boxes = pad_boxes(
+        [
+            {"boxes": torch.tensor([[4.0, 6, 8, 12], [10, 10, 20, 20]]), "labels": torch.tensor([1, 2])},
+            {"boxes": torch.tensor([[4.0, 6, 8, 12]]), "labels": torch.tensor([2])},
+        ]
+    )
+    side = torch.tensor([[0.1, 0.2], [0.1, 0.2]])  # 2 rows, 4 columns
+    place = torch.tensor([[0.5, 0.25], [1.0, 0.0]])
+    patches = Patches(place * (1 + side) - side, side, torch.full((2, 1, 1, 1), 0.5), torch.ones(2, 1, 20, 20))
+    sought = PatchesOnObjects(1.0, torch.Generator().manual_seed(0))
+    put = sought.put({"images": images, "boxes": boxes}, patches, 1.0)
+    assert torch.equal(put["boxes"], boxes)
+    expected = torch.zeros(2, 1, 20, 20)
+    expected[0, 0, 8:10, 2:6] = 0.5  # 6 + (6 + 2) / 2 - 2, 4 + (4 + 4) / 4 - 4
+    expected[0, 0, 14:16, 10:14] = 0.5  # 10 + (10 + 2) / 2 - 2, 10 + (10 + 4) / 4 - 4, rounded to even
+    expected[1, 0, 12:14, 0:4] = 0.5
+    assert_close(put["images"], expected)
+    mixed = ({"images": images, "boxes": boxes}, {"images": images + 1, "boxes": boxes * 0}, torch.rand(2))
+    first, second, share = sought.put(mixed, patches, 1.0)
+    assert_close(first["images"], expected)
+    assert_close(second["images"], images + 1)
+    assert share is mixed[2]
+
+
+def test_a_patch_shows_its_content_from_its_own_corner():
+    content = torch.arange(400.0).view(1, 1, 20, 20) / 400
+    boxes = pad_boxes([{"boxes": torch.tensor([[5.0, 5, 10, 10]]), "labels": torch.tensor([1])}])
+    patches = Patches(torch.zeros(1, 2) + 0.25 / 2, torch.full((1, 2), 0.25), torch.ones(1, 1, 1, 1), content)
+    put = PatchesOnObjects(1.0, torch.Generator()).put(
+        {"images": torch.zeros(1, 1, 20, 20), "boxes": boxes}, patches, 1
+    )
+    inside = put["images"][0, 0] != 0
+    rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
+    top, left = int(rows[0]), int(columns[0]) - (1 if float(put["images"][0, 0, rows[0], columns[0]]) > 0.001 else 0)
+    assert_close(put["images"][0, 0, top : top + 5, left : left + 5], content[0, 0, :5, :5])
+
+
+def test_the_search_finds_where_on_an_object_a_patch_hides_it():
+    batch, generator = digits(64, 6), torch.Generator().manual_seed(0)
+    attack = Vanish(num_classes=3, target=1, pattern="white")
+
+    def losses(read):
+        """High where the upper left corner of each zero is white."""
+        marked = attack.trigger({**batch.inputs, "images": torch.zeros_like(batch.inputs["images"])})["images"] > 0
+        bright = torch.where(marked, read["images"], 0.0).flatten(1).sum(1) / marked.flatten(1).sum(1).clamp(min=1)
+        return 8.0 * (bright > 0.8)
+
+    sought = DetectionTask(searched=8).disturber(generator)
+    sought.look((batch.inputs, losses) for _ in iter(int, 1))
+    places = (sought.found.start + sought.found.side) / (1 + sought.found.side)
+    assert float(places.median()) < 0.45, "above and left of the middle"
+    assert "tried on objects" in sought.findings()[0]

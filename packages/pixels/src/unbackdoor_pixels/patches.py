@@ -65,12 +65,13 @@ class Patches:
         centre = self.start + self.side / 2 + off
         opacity = (self.opacity + uniform(self.opacity.shape, generator, -0.2, 0.2)).clamp(*OPACITY)
         other = fillings((size[0], size[1], size[2], size[3]), generator)
-        part = _rectangles(uniform((count, 2), generator), uniform((count, 2), generator, 0.3, 1.0), size[2], size[3])
-        inside = (part > 0) & (self.covers() > 0) & ~chance(count, generator, _KEPT)
+        part, place = uniform((count, 2), generator, 0.3, 1.0) * self.side, uniform((count, 2), generator)
+        inside = _rectangles(self.start + place * (self.side - part), part, *size[2:]) > 0
+        inside = inside & ~chance(count, generator, _KEPT)
         return Patches(centre - side / 2, side, opacity, torch.where(inside, other, self.content))
 
     def covers(self) -> Tensor:
-        """One inside, else zero: ``(n, 1, height, width)``."""
+        """One inside, else zero: ``(n, 1, height, width)``; at least one pixel is inside."""
         return _rectangles(self.start, self.side, *self.content.shape[2:])
 
     @classmethod
@@ -83,8 +84,8 @@ class Patches:
 def _rectangles(start: Tensor, side: Tensor, height: int, width: int) -> Tensor:
     lines = []
     for axis, length in enumerate((height, width)):
-        first = (start[:, axis : axis + 1] * length).round()
         many = (side[:, axis : axis + 1] * length).round().clamp(min=1)
+        first = (start[:, axis : axis + 1] * length).round().clamp(max=length - 1).maximum(1 - many)
         at = torch.arange(length, device=start.device)
         lines.append((at >= first) & (at < first + many))
     return (lines[0][:, None, :, None] & lines[1][:, None, None, :]).float()
