@@ -312,7 +312,7 @@ def test_rectangles_lie_at_the_same_place_of_every_object():
             {"boxes": torch.tensor([[4.0, 6, 8, 12]]), "labels": torch.tensor([2])},
         ]
     )
-    side = torch.tensor([[0.1, 0.2], [0.1, 0.2]])  # 2 rows, 4 columns
+    side = torch.tensor([[2 / 9, 2 / 3], [2 / 9, 2 / 3]])  # a third of an object's height, all of its width
     place = torch.tensor([[0.5, 0.25], [1.0, 0.0]])
     patches = Patches(place * (1 + side) - side, side, torch.full((2, 1, 1, 1), 0.5), torch.ones(2, 1, 20, 20))
     sought = PatchesOnObjects(1.0, torch.Generator().manual_seed(0))
@@ -320,7 +320,7 @@ def test_rectangles_lie_at_the_same_place_of_every_object():
     assert torch.equal(put["boxes"], boxes)
     expected = torch.zeros(2, 1, 20, 20)
     expected[0, 0, 8:10, 2:6] = 0.5  # 6 + (6 + 2) / 2 - 2, 4 + (4 + 4) / 4 - 4
-    expected[0, 0, 14:16, 10:14] = 0.5  # 10 + (10 + 2) / 2 - 2, 10 + (10 + 4) / 4 - 4, rounded to even
+    expected[0, 0, 13:16, 5:15] = 0.5  # 10 + (10 + 10 / 3) / 2 - 10 / 3, 10 + (10 + 10) / 4 - 10
     expected[1, 0, 12:14, 0:4] = 0.5
     assert_close(put["images"], expected)
     mixed = ({"images": images, "boxes": boxes}, {"images": images + 1, "boxes": boxes * 0}, torch.rand(2))
@@ -333,7 +333,7 @@ def test_rectangles_lie_at_the_same_place_of_every_object():
 def test_a_patch_shows_its_content_from_its_own_corner():
     content = torch.arange(400.0).view(1, 1, 20, 20) / 400
     boxes = pad_boxes([{"boxes": torch.tensor([[5.0, 5, 10, 10]]), "labels": torch.tensor([1])}])
-    patches = Patches(torch.zeros(1, 2) + 0.25 / 2, torch.full((1, 2), 0.25), torch.ones(1, 1, 1, 1), content)
+    patches = Patches(torch.zeros(1, 2), torch.full((1, 2), 2 / 3), torch.ones(1, 1, 1, 1), content)
     put = PatchesOnObjects(1.0, torch.Generator()).put(
         {"images": torch.zeros(1, 1, 20, 20), "boxes": boxes}, patches, 1
     )

@@ -14,6 +14,9 @@ from unbackdoor_pixels import Patches, as_floats, lay_over
 
 __all__ = ["PatchesOnObjects"]
 
+_OF_OBJECT = 1.5
+"""Sides of a rectangle on an object, as a share of the object's, over those of one in an image, as a share of its."""
+
 
 def _unchanged(inputs: Tree, generator: torch.Generator) -> Tree:
     return inputs
@@ -38,7 +41,7 @@ class PatchesOnObjects(Seeker[Patches]):
         return self.anywhere(inputs, self.generator)
 
     def drawn(self, inputs: Tree) -> Patches:
-        """Rectangles of 10 to 35 % of the image's sides."""
+        """Rectangles of 15 to 52 % of an object's sides: what hides all of it says nothing of a trigger."""
         images = (inputs[0] if isinstance(inputs, tuple | list) else inputs)["images"]
         count, channels, height, width = images.shape
         return Patches.drawn(count, channels, height, width, self.generator, beyond=True)
@@ -82,7 +85,10 @@ def _about(box: Tensor, attempts: Patches) -> tuple[Tensor, Tensor]:
     for axis, length in enumerate(size[2:]):
         first, last = box[:, 1 - axis], box[:, 3 - axis]
         share = attempts.side[:, axis].to(box.device)
-        place, side = (attempts.start[:, axis].to(box.device) + share) / (1 + share), share * length
+        place, side = (
+            (attempts.start[:, axis].to(box.device) + share) / (1 + share),
+            _OF_OBJECT * share * (last - first),
+        )
         start = (first + place * (last - first + side) - side).round()
         at = torch.arange(length, device=box.device) - start[:, None]
         lines.append((at >= 0) & (at < side.round().clamp(min=1)[:, None]))
