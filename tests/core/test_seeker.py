@@ -126,6 +126,23 @@ def test_searches_come_every_so_many_batches(rows: Tensor) -> None:
     assert len(asked) == 3 * (1 + 3), "before batches 0, 5 and 10: the plain rows, then three passes"
 
 
+def test_of_several_things_each_sample_gets_what_costs_it_most(rows: Tensor) -> None:
+    """Rows of two kinds, to which small and large numbers cost most."""
+    low = torch.arange(len(rows)) % 2 == 0
+
+    def by_kind(read: Tensor) -> Tensor:
+        return torch.where(low, 1 - read[:, 1], read[:, 1])
+
+    means = []
+    for choices in (1, 3):
+        sought = seeker(choices=choices, sought=0.0)
+        sought.rate = 1.0
+        read = torch.stack([sought(rows, by_kind)[:, 1] for _ in range(50)])
+        means.append((float(read[:, low].mean()), float(read[:, ~low].mean())))
+    assert means[0] == pytest.approx((0.5, 0.5), abs=0.03)
+    assert means[1] == pytest.approx((0.25, 0.75), abs=0.03), "the least and the largest of three, on average"
+
+
 def test_what_costs_nothing_or_no_number_is_not_kept(rows: Tensor) -> None:
     sought = seeker()
     sought.look(repeat((rows, lambda read: torch.ones(len(read)))))

@@ -57,6 +57,8 @@ class Seeker(ABC, Generic[A]):
         sought: Share of what is put in that was found by searches.
         most: How many are remembered.
         fading: What is left of a remembered cost from one search to the next.
+        choices: Of so many things each sample gets the one that costs it most, a forward pass each if there are
+            several. A trigger that means the samples of one class lies in few of those that it is put into.
         found: The remembered ones, the dearest first; None before the first search.
         costs: What each cost in the sample in which it was tried, in nats, faded; ``(found,)``.
     """
@@ -69,6 +71,7 @@ class Seeker(ABC, Generic[A]):
     sought: float = 0.5
     most: int = 48
     fading: float = 0.9
+    choices: int = 1
     found: A | None = None
     costs: Tensor = field(default_factory=lambda: torch.empty(0))
     _met: int = field(default=0, repr=False)
@@ -106,7 +109,7 @@ class Seeker(ABC, Generic[A]):
         if self._searches and self._met % self.every == 0:
             self._search(inputs, losses)
         self._met += 1
-        return self.put(changed, self._chosen(inputs), self.rate)
+        return self.put(changed, self._dearer(changed, losses), self.rate)
 
     def findings(self) -> list[str]:
         """The nearest thing to a trigger that clean samples can tell of; empty where nothing cost anything."""
@@ -115,6 +118,15 @@ class Seeker(ABC, Generic[A]):
     @property
     def _searches(self) -> bool:
         return self.rate > 0 and self.passes > 0
+
+    def _dearer(self, inputs: Tree, losses: Losses) -> A:
+        """For each sample the one of `choices` that costs it most."""
+        options = [self._chosen(inputs) for _ in range(self.choices if self._searches else 1)]
+        if len(options) == 1:
+            return options[0]
+        costs = torch.stack([losses(self.put(inputs, some, 1.0)) for some in options]).to(self.generator.device)
+        places = torch.arange(len(options[0]), device=costs.device)
+        return self.joined(options)[costs.argmax(0) * len(places) + places]
 
     def _chosen(self, inputs: Tree) -> A:
         """One for each sample: a new one or one that was found."""
