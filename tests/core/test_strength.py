@@ -145,10 +145,25 @@ def test_sparse_samples_are_tuned_on_in_one_round_without_attenuation() -> None:
     run.sparse = True
     calls: list[tuple[int, float]] = []
     _go(model, run, task, lambda steps, share, message: calls.append((steps, share)))
-    assert calls == [(10, 1.0)]
+    assert calls == [(4, 1.0)], "a third of the steps"
     torch.testing.assert_close(model.values["value"], torch.ones(1, dtype=torch.float64))
     assert run.log == []
-    assert "one round without attenuation" in run.notices[0]
+    assert "one round without attenuation, of 4 steps" in run.notices[0]
+
+
+@pytest.mark.parametrize(("attenuation", "factor", "steps"), [(0.7, 0.25, 4), (1.0, 1.0, 10)])
+def test_sparse_samples_are_tuned_on_gently_unless_the_options_say_how(
+    attenuation: float, factor: float, steps: int
+) -> None:
+    model, run, task = _setting(0)
+    run.sparse, pace = True, Pace()
+    calls: list[tuple[int, float]] = []
+    options = {"rounds": 1} if attenuation == 1 else {}
+    _go(
+        model, run, task, lambda steps, share, message: calls.append((steps, pace.factor)),
+        attenuation=attenuation, pace=pace, **options,
+    )  # fmt: skip
+    assert calls == [(steps, factor)]
 
 
 def test_there_are_no_more_rounds_than_steps() -> None:

@@ -23,6 +23,7 @@ _COLLAPSE = 15.0
 """Points of clean accuracy; a first round that costs as much, also in a milder form, did not converge."""
 _SLOWER = 8.0
 _LONGER = 3
+_GENTLER = 4.0
 _LEAST = 1 / 64
 
 
@@ -80,7 +81,8 @@ def attenuate_and_recover(
     the rounds a third as many, each as much longer, at most twice, and all begins anew.
 
     Where nothing could be held out since classes have a single sample each (`Run.sparse`), nothing tells how much of
-    the attenuation is made good on other samples: all steps are one round without it.
+    the attenuation is made good on other samples, nor when tuning on so few begins to harm: there is one round without
+    it, of a third of the steps at a quarter of the learning rate. An attenuation of 1 leaves both as they are given.
 
     ``rounds=1, attenuation=1`` is the papers' plain optimisation from the given model.
 
@@ -103,8 +105,7 @@ def attenuate_and_recover(
     """
     _check(rounds, attenuation, max_clean_drop)
     if run.sparse and attenuation < 1:
-        rounds, attenuation = 1, 1.0
-        run.notice("for want of samples that judge, all steps were one round without attenuation.")
+        rounds, attenuation, steps = 1, 1.0, _gentle(steps, pace, run)
     rounds = min(rounds, steps)
     each = math.ceil(steps / rounds)
     judged = run.holdout is not None or attenuation < 1
@@ -153,6 +154,18 @@ def attenuate_and_recover(
                     f"{max_clean_drop:g}; it was kept all the same. More clean samples or steps may help."
                 )
             return
+
+
+def _gentle(steps: int, pace: Pace | None, run: Run) -> int:
+    """How many steps there are where nothing judges; the pace becomes slower."""
+    steps = math.ceil(steps / _LONGER)
+    if pace is not None:
+        pace.factor /= _GENTLER
+    run.notice(
+        f"for want of samples that judge, there was one round without attenuation, of {steps} steps, a third of those "
+        f"asked for, at 1/{_GENTLER:g} of the learning rate. attenuation=1 leaves both to the options."
+    )
+    return steps
 
 
 def _recover(
