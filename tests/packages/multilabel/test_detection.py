@@ -265,7 +265,7 @@ def test_vanish_takes_the_target_from_labels_and_inputs():
 
 @pytest.mark.slow
 def test_ssd_is_poisoned_and_purified():
-    """A small SSD learns to hide zeros behind a white patch; ft brings most of them back, nft some of them."""
+    """A small SSD learns to hide zeros behind a white patch; ft brings nearly all of them back, nft most of them."""
     train, clean, test = digits(600, 0), digits(150, 1, first=1), digits(200, 2, first=1)
     attack, model = Vanish(num_classes=3, target=1, rate=0.15, pattern="white"), detector("ssd", width=24)
 
@@ -278,11 +278,12 @@ def test_ssd_is_poisoned_and_purified():
     before = unbackdoor.evaluate(model, test, TASK, attack)
     assert before["map50"] > 70, before
     assert before["asr"] > 80, before
-    for method, fewer in (("ft", 40), ("nft", 10)):
-        purified, _ = unbackdoor.purify(model, clean, task=TASK, method=method)
-        after = unbackdoor.evaluate(purified, test, TASK, attack)
-        assert after["asr"] < before["asr"] - fewer, (method, before, after)
-        assert after["map50"] > before["map50"] - 15, (method, before, after)
+    task = DetectionTask(answers=8)
+    for method, most in (("ft", 10), ("nft", 30)):
+        purified, _ = unbackdoor.purify(model, clean, task=task, method=method, batch_size=16)
+        after = unbackdoor.evaluate(purified, test, task, attack)
+        assert after["asr"] < most, (method, before, after)
+        assert after["map50"] > before["map50"] - 5, (method, before, after)
 
 
 def test_images_are_disturbed_and_boxes_are_not():
