@@ -51,7 +51,7 @@ class VideoTask(PixelTask, ClassTask):
     shift: int = 0
     mixup: str = "clip"
     chunk: int = 32
-    disturbed: float = 0.5
+    disturbed: float = 0.4
     beyond: bool = True
     searched: int = 8
     whole: float = 0.75
