@@ -164,3 +164,14 @@ def test_draws_come_from_the_generator_alone(rows: Tensor) -> None:
     assert torch.equal(*read)
     assert torch.equal(rows, kept)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_is_known_is_varied_in_search_of_something_dearer(rows: Tensor) -> None:
+    class Stuck(SoughtNumbers):
+        def drawn(self, inputs: Tensor) -> Numbers:
+            return Numbers(torch.full((len(inputs),), TRIGGER - 0.04))
+
+    sought = Stuck(0.8, torch.Generator().manual_seed(0))
+    sought.look(repeat((rows, losses)))
+    assert sought.found is not None
+    assert float((sought.found.values - TRIGGER).abs().max()) < 0.01

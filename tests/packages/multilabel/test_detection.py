@@ -359,3 +359,12 @@ def test_the_search_finds_where_on_an_object_a_patch_hides_it():
     places = (sought.found.start + sought.found.side) / (1 + sought.found.side)
     assert float(places.median()) < 0.45, "above and left of the middle"
     assert "tried on objects" in sought.findings()[0]
+
+
+def test_images_without_objects_get_rectangles_anywhere():
+    batch = digits(40, 7)
+    empty = {**batch.inputs, "boxes": torch.zeros_like(batch.inputs["boxes"])}
+    sought = DetectionTask(disturbed=1.0).disturber(torch.Generator().manual_seed(0))
+    read = sought(empty, lambda inputs: inputs["images"].flatten(1).mean(1))
+    changed = (read["images"] != empty["images"]).flatten(1).any(1)
+    assert int(changed.sum()) >= 32, "every image holds a rectangle, some of them black on black"

@@ -112,3 +112,30 @@ def test_images_are_not_searched_unless_asked_and_clips_are() -> None:
     assert not isinstance(VideoTask(searched=0).disturber(seeded()), SoughtPatches)
     with pytest.raises(BadOption, match="searched"):
         ImageTask(searched=-1)
+
+
+def test_faint_patterns_lie_beside_over_half_as_many_images() -> None:
+    images = torch.full((1000, 1, 8, 8), 0.5)
+    change = (SoughtPatches(0.8, seeded()).beside(images) - images).abs().flatten(1).amax(1)
+    assert abs(float((change > 0).float().mean()) - 0.4) < 0.05
+    assert float(change.max()) <= 0.15 + 1e-6, "an overlay has at most 30 %"
+
+
+def test_a_patch_is_as_opaque_as_it_says(images: Tensor) -> None:
+    sought = SoughtPatches(0.3, seeded())
+    count = len(images)
+    patches = Patches(
+        torch.zeros(count, 2), torch.full((count, 2), 0.2), torch.full((count, 1, 1, 1), 0.6), torch.ones_like(images)
+    )
+    put = sought.put(images, patches, 1.0)
+    assert float((put[..., :4, :4] - 0.8).abs().max()) < 1e-6
+    assert torch.equal(put[..., 4:, :], images[..., 4:, :])
+    share = (sought.put(images.repeat(20, 1, 1, 1), patches[torch.arange(20 * count) % count], 0.3) != 0.5).flatten(1)
+    assert abs(float(share.any(1).float().mean()) - 0.3) < 0.05
+
+
+@pytest.mark.parametrize("beyond", [False, True])
+def test_the_task_says_whether_patches_reach_over_the_border(images: Tensor, beyond: bool) -> None:
+    sought = ImageTask(beyond=beyond, searched=1).disturber(seeded())
+    assert isinstance(sought, SoughtPatches)
+    assert bool((sought.drawn(images).start < 0).any()) == beyond

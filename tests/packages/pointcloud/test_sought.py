@@ -116,6 +116,14 @@ def test_without_searches_the_model_is_never_asked(shells: Tensor) -> None:
         PointTask(searched=-1)
 
 
+def test_three_fifths_of_the_clouds_are_tilted_beside_and_two_clusters_compared(shells: Tensor) -> None:
+    sought = PointTask().disturber(_seeded())
+    many = shells.repeat(20, 1, 1)
+    moved = (sought.beside(many) - many).norm(dim=2).amax(dim=1) > 1e-5
+    assert abs(float(moved.float().mean()) - 0.6) < 0.04
+    assert sought.choices == 2
+
+
 def test_clusters_varied_stay_within_what_is_drawn() -> None:
     clusters = Clusters.drawn(500, _seeded())
     varied = clusters.varied(_seeded(4))
