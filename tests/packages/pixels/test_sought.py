@@ -67,7 +67,7 @@ def test_images_keep_form_and_range_and_are_not_written_into() -> None:
 def test_clips_show_a_patch_in_all_frames_or_in_a_run_of_them() -> None:
     clips = torch.rand(200, 5, 1, 10, 10, generator=seeded())
     for whole, expected in ((1.0, 1.0), (0.0, 0.2)):
-        sought = VideoTask(disturbed=1.0, whole=whole).disturber(seeded())
+        sought = VideoTask(disturbed=1.0, whole=whole, searched=8).disturber(seeded())
         assert isinstance(sought, SoughtPatches)
         patches = sought.drawn(clips)
         changed = (sought.put(clips, patches, 1.0) != clips).flatten(2).any(2)
@@ -106,12 +106,12 @@ def test_a_patch_covers_its_rectangle() -> None:
     assert torch.equal(covers, expected)
 
 
-def test_images_are_not_searched_unless_asked_and_clips_are() -> None:
-    assert not isinstance(ImageTask().disturber(seeded()), SoughtPatches)
-    assert isinstance(VideoTask().disturber(seeded()), SoughtPatches)
-    assert not isinstance(VideoTask(searched=0).disturber(seeded()), SoughtPatches)
+@pytest.mark.parametrize("task", [ImageTask, VideoTask])
+def test_nothing_is_searched_unless_asked(task: type[ImageTask | VideoTask]) -> None:
+    assert not isinstance(task().disturber(seeded()), SoughtPatches)
+    assert isinstance(task(searched=8).disturber(seeded()), SoughtPatches)
     with pytest.raises(BadOption, match="searched"):
-        ImageTask(searched=-1)
+        task(searched=-1)
 
 
 def test_faint_patterns_lie_beside_over_half_as_many_images() -> None:

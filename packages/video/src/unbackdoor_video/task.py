@@ -41,7 +41,6 @@ class VideoTask(PixelTask, ClassTask):
         chunk: Clips that `predict` asks a model at a time, so that a large batch of them fits into memory.
         disturbed: As in `unbackdoor_pixels.PixelTask`, with another default.
         beyond: As there, with another default: within the frame, rectangles left corners almost untouched.
-        searched: As there, with another default: few clips are few rectangles, of which hardly any is like a trigger.
         whole: Share of the disturbed clips that are disturbed in every frame; the others in a run of their frames.
     """
 
@@ -51,9 +50,8 @@ class VideoTask(PixelTask, ClassTask):
     shift: int = 0
     mixup: str = "clip"
     chunk: int = 32
-    disturbed: float = 0.4
+    disturbed: float = 0.8
     beyond: bool = True
-    searched: int = 8
     whole: float = 0.75
 
     def __post_init__(self) -> None:
