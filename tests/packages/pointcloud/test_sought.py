@@ -114,6 +114,8 @@ def test_without_searches_the_model_is_never_asked(shells: Tensor) -> None:
         assert torch.equal(changed, shells) == (task.disturbed == 0)
     with pytest.raises(BadOption, match="searched"):
         PointTask(searched=-1)
+    with pytest.raises(BadOption, match="choices"):
+        PointTask(choices=0)
 
 
 def test_three_fifths_of_the_clouds_are_tilted_beside_and_two_clusters_compared(shells: Tensor) -> None:
@@ -122,6 +124,7 @@ def test_three_fifths_of_the_clouds_are_tilted_beside_and_two_clusters_compared(
     moved = (sought.beside(many) - many).norm(dim=2).amax(dim=1) > 1e-5
     assert abs(float(moved.float().mean()) - 0.6) < 0.04
     assert sought.choices == 2
+    assert PointTask(choices=1).disturber(_seeded()).choices == 1
 
 
 def test_clusters_varied_stay_within_what_is_drawn() -> None:

@@ -20,12 +20,7 @@ class SoughtClusters(Seeker[Clusters]):
 
     Any one place comes up rarely among new ones, and most clusters near it are too large or too sparse to look like a
     trigger that lies there. Attributes are those of `unbackdoor.seeker.Seeker`.
-
-    Attributes:
-        choices: As there, with another default, since triggers on clouds may mean one class alone.
     """
-
-    choices: int = 2
 
     def beside(self, inputs: Tree) -> Tensor:
         """Some of the clouds tilted, three for every four that get a cluster."""

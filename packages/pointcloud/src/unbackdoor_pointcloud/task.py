@@ -47,6 +47,8 @@ class PointTask(ClassTask):
             0 for none.
         searched: Forward passes of a search, every 40 batches, for the clusters that the tuned model takes worst, which
             are put in more often than others; 0: none is sought.
+        choices: Of so many clusters, found or new, each cloud gets the one that costs it most: a forward pass each, if
+            there are several.
     """
 
     name: ClassVar[str] = "pointcloud"
@@ -59,6 +61,7 @@ class PointTask(ClassTask):
     mixture: str = "path"
     disturbed: float = 0.8
     searched: int = 8
+    choices: int = 2
 
     def __post_init__(self) -> None:
         """Refuse options outside what the attributes allow."""
@@ -70,10 +73,10 @@ class PointTask(ClassTask):
                 f"jitter is {self.jitter}, scale {self.scale}, drop {self.drop}; jitter and scale must be at least 0, "
                 "drop must lie in [0, 1)."
             )
-        if not 0 <= self.disturbed <= 1 or self.searched < 0:
+        if not 0 <= self.disturbed <= 1 or self.searched < 0 or self.choices < 1:
             raise BadOption(
-                f"disturbed is {self.disturbed}, searched {self.searched}; disturbed is a share of the clouds and must "
-                "lie in [0, 1], searched must be at least 0."
+                f"disturbed is {self.disturbed}, searched {self.searched}, choices {self.choices}; disturbed is a "
+                "share of the clouds and must lie in [0, 1], searched must be at least 0, choices 1."
             )
 
     def forward(self, model: nn.Module, inputs: Tree) -> Tensor:
@@ -116,7 +119,7 @@ class PointTask(ClassTask):
 
     def disturber(self, generator: torch.Generator) -> SoughtClusters:
         """`disturb`, which also searches for the clusters that the tuned model takes worst."""
-        return SoughtClusters(self.disturbed, generator, passes=self.searched)
+        return SoughtClusters(self.disturbed, generator, passes=self.searched, choices=self.choices)
 
     def meters(self) -> Mapping[str, Meter]:
         """Overall accuracy, and its mean over classes."""
