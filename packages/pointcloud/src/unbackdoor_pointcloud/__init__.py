@@ -27,7 +27,7 @@ KIT = TaskKit(
         data="shapes",
         model="pointnet_small",
         attack="pointpba-i",
-        data_options={"points": 128},
+        data_options={"points": 96},
         train_options={"epochs": 30},
         attack_options={"share": 0.04, "rate": 0.1},
     ),
