@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -65,6 +66,15 @@ def test_readme_tables_are_those_of_the_result_files() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "tools/tables.py", "--check"], cwd=root, check=False)
     assert done.returncode == 0, "run: python tools/tables.py"
+
+
+def test_tables_of_packages_hold_each_seed_and_the_mean_of_the_file() -> None:
+    result = json.loads((ROOT / "docs" / "results" / "video_utd_badnets.json").read_text(encoding="utf-8"))
+    text = (ROOT / "packages" / "video" / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("| `video_utd_badnets` |") and "`nft`" in line)
+    each = [f"{row['asr']:.1f}" for row in result["rows"] if row["method"] == "nft"]
+    assert line.split("|")[6].strip() == f"{', '.join(each)} (**{result['mean']['nft']['asr']:.1f}**)"
+    assert f"(**{result['mean']['nft']['drop']:.1f}**)" in line.split("|")[5]
 
 
 def test_comparison_is_that_of_its_result_file() -> None:

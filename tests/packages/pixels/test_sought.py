@@ -110,6 +110,7 @@ def test_a_patch_covers_its_rectangle() -> None:
 def test_nothing_is_searched_unless_asked(task: type[ImageTask | VideoTask]) -> None:
     assert not isinstance(task().disturber(seeded()), SoughtPatches)
     assert isinstance(task(searched=8).disturber(seeded()), SoughtPatches)
+    assert not isinstance(task(searched=8, disturbed=0.0).disturber(seeded()), SoughtPatches)
     with pytest.raises(BadOption, match="searched"):
         task(searched=-1)
 

@@ -146,7 +146,7 @@ class PixelTask(Task):
 
     def disturber(self, generator: torch.Generator) -> Disturber:
         """`disturb`, which with ``searched`` also looks for the rectangles that the tuned model takes worst."""
-        if self.searched == 0:
+        if self.searched == 0 or self.disturbed == 0:
             return super().disturber(generator)
         return SoughtPatches(self.disturbed, generator, passes=self.searched, beyond=self.beyond, spread=self.spread)
 
