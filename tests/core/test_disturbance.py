@@ -73,6 +73,52 @@ def test_a_disturber_can_ask_what_an_attempt_would_cost(model, batch):
     assert_close(asked[0][0], -logs[torch.arange(5), batch.targets].detach(), rtol=0, atol=1e-12)
 
 
+def test_costs_have_a_graph_if_the_inputs_have_one(model, batch):
+    def sharper(inputs, losses):
+        moved = inputs.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(losses(moved).sum(), moved)
+        assert_close(losses(inputs + 1e-6 * slope) - losses(inputs), 1e-6 * slope.square().sum(1), rtol=1e-3, atol=0)
+        return inputs + slope
+
+    found = disturbed_loss(model, TASK, batch.inputs, [(1.0, batch.targets)], sharper)
+    assert found > disturbed_loss(model, TASK, batch.inputs, [(1.0, batch.targets)], None)
+
+
+def test_a_search_reads_batchnorm_as_a_test_does():
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)).double()
+    inputs, targets = torch.randn(5, 4, dtype=torch.float64, generator=seeded()) + 3.0, torch.tensor([0, 1, 2, 1, 0])
+    before, costs = model[0].running_mean.clone(), []
+
+    def asking(inputs, losses):
+        costs.append(losses(inputs))
+        assert torch.equal(model[0].running_mean, before)
+        return inputs
+
+    found = disturbed_loss(model, TASK, inputs, [(1.0, targets)], asking)
+    assert model[0].training
+    assert not torch.equal(model[0].running_mean, before)
+    logs = model.eval()[1](inputs / (1 + 1e-5) ** 0.5).log_softmax(1)
+    assert_close(costs[0], -logs[torch.arange(5), targets].detach(), rtol=0, atol=1e-12)
+    assert abs(found - costs[0].mean()) > 1e-3
+
+
+def test_a_look_takes_no_more_samples_at_once_than_a_step(model, batch, generator):
+    seen = []
+
+    class Looking(Told):
+        def look(self, samples):
+            seen.extend(len(inputs) for (inputs, _), _ in zip(samples, range(3), strict=False))
+
+    class Task(ClassificationTask):
+        def disturber(self, generator):
+            return Looking()
+
+    clean = CleanSet(Batch(batch.inputs.repeat(20, 1), batch.targets.repeat(20)))
+    for size in (16, 1000):
+        started(Task(), model, clean, generator, size)
+    assert seen == [16] * 3 + [64] * 3
+
+
 @pytest.mark.parametrize("distil", [0.0, 0.5, 1.0])
 def test_one_disturber_serves_a_whole_purification(model, batch, run, distil):
     made = []

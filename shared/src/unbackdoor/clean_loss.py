@@ -115,6 +115,7 @@ class CleanLoss:
         *,
         distil: float,
         mixup: float,
+        batch_size: int = 64,
         reuse: int = 1,
         disturb: bool = False,
         weights_move: bool = False,
@@ -128,6 +129,7 @@ class CleanLoss:
             run: Generator and notices.
             distil: ``d``.
             mixup: How `Task.augment` will mix.
+            batch_size: Samples of a step.
             reuse: See `CleanLoss`.
             disturb: Whether the tuned model reads disturbed inputs, of `Task.disturber`.
             weights_move: Whether the model's own parameters will be tuned. A handle leaves them as they are until it
@@ -142,7 +144,8 @@ class CleanLoss:
             )
         if reuse < 1:
             raise BadOption(f"reuse is {reuse}; a mixture is used at least once.")
-        labels = cls(model, task, clean, run, disturber=run.disturber(task, model, clean) if disturb else None)
+        disturber = run.disturber(task, model, clean, batch_size) if disturb else None
+        labels = cls(model, task, clean, run, disturber=disturber)
         if distil > 0 and run.sparse:
             run.notice(
                 "there are too few clean samples to learn from the given model's answers: labels alone were used."

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from unbackdoor.data import CleanSet
 from unbackdoor.task import Disturber, Task
-from unbackdoor.tree import Tree
+from unbackdoor.tree import Tree, leaves
 
 __all__ = ["disturbed_loss", "started"]
 
 _BATCH = 64
 
 
-def started(task: Task, model: nn.Module, clean: CleanSet, generator: torch.Generator) -> Disturber:
-    """The task's disturber for ``model``, which is as it was given; it has looked at it."""
+def started(
+    task: Task, model: nn.Module, clean: CleanSet, generator: torch.Generator, batch_size: int = _BATCH
+) -> Disturber:
+    """The task's disturber for ``model``, which is as it was given; it has looked at batches of up to 64 samples.
+
+    Args:
+        task: Gives it.
+        model: As it was given.
+        clean: Where the batches are drawn from.
+        generator: Every draw comes from it.
+        batch_size: Samples for which there is memory, a backward pass included.
+    """
     disturber = task.disturber(generator)
-    batches = clean.batches(_BATCH, generator)
+    batches = clean.batches(min(batch_size, _BATCH), generator)
     disturber.look((b.inputs, partial(_losses, model, task, [(1.0, b.targets)])) for b in batches)
     return disturber
 
@@ -46,7 +58,21 @@ def disturbed_loss(
     return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
 
 
-@torch.no_grad()
 def _losses(model: nn.Module, task: Task, targets: Sequence[tuple[float, Tree]], read: Tree) -> Tensor:
-    outputs = task.forward(model, read)
-    return torch.stack([-share * task.log_likelihood(outputs, aim) for share, aim in targets]).sum(0)
+    graph = any(leaf.requires_grad for leaf in leaves(read))
+    with torch.set_grad_enabled(graph), _stored_statistics(model):
+        outputs = task.forward(model, read)
+        return torch.stack([-share * task.log_likelihood(outputs, aim) for share, aim in targets]).sum(0)
+
+
+@contextmanager
+def _stored_statistics(model: nn.Module) -> Iterator[None]:
+    """BatchNorm as in a test: a search must not move its statistics, nor one sample change another's loss."""
+    live = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    for module in live:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in live:
+            module.training = True

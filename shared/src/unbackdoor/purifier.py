@@ -68,9 +68,9 @@ class Run:
     """Whether nothing was held out since there are fewer than two clean samples for each class."""
     disturbers: list[Disturber] = field(default_factory=list)
 
-    def disturber(self, task: Task, model: nn.Module, clean: CleanSet) -> Disturber:
+    def disturber(self, task: Task, model: nn.Module, clean: CleanSet, batch_size: int) -> Disturber:
         """What disturbs this run's batches of ``clean``, for ``model`` as it was given; its findings are reported."""
-        self.disturbers.append(started(task, model, clean, self.generator))
+        self.disturbers.append(started(task, model, clean, self.generator, batch_size))
         return self.disturbers[-1]
 
     def record(self, step: int, steps: int, message: str, **scalars: float) -> None:

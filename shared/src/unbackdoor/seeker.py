@@ -46,12 +46,13 @@ class Seeker(ABC, Generic[A]):
     the dearer the more often. What cost much once is kept for some time after the model has learned to overlook it,
     since it would turn back.
 
-    A task says what is put in by four methods: `drawn`, `put`, `joined` and `said`.
+    A task says what is put in by four methods: `drawn`, `put`, `joined` and `said`. Where attempts can be improved
+    otherwise than by chance it overrides `tried` too.
 
     Attributes:
         rate: Probability that something is put into a sample.
         generator: Every draw comes from it.
-        passes: Forward passes of a search; each tries one thing in each sample of the batch. 0: nothing is sought.
+        passes: Of a search; each tries one thing in each sample of the batch. 0: nothing is sought.
         looks: Searches before anything is tuned.
         every: Batches from one search to the next.
         sought: Share of what is put in that was found by searches.
@@ -98,6 +99,22 @@ class Seeker(ABC, Generic[A]):
         """What is done to samples beside, without a search; by default nothing."""
         return inputs
 
+    def tried(self, inputs: Tree, losses: Losses) -> Iterator[tuple[A, Tensor]]:
+        """What one search tries, with what each costs in nats, ``(n,)``: here another thing in each sample and pass.
+
+        New things take turns with known ones, varied.
+        """
+        plain = losses(inputs)
+        for turn in range(self.passes):
+            fresh = turn % 2 == 0 or self.found is None or len(self.found) == 0
+            some = self.drawn(inputs) if fresh else self.again(first_dim(inputs)).varied(self.generator)
+            yield some, losses(self.put(inputs, some, 1.0)) - plain
+
+    def again(self, count: int) -> A:
+        """As many of the remembered ones, of which there must be one, the dearer the more often."""
+        assert self.found is not None
+        return self.found[self.costs.multinomial(count, replacement=True, generator=self.generator)]
+
     def look(self, samples: Iterator[tuple[Tree, Losses]]) -> None:
         """Search the given model, whose trigger is whole yet."""
         for inputs, losses in islice(samples, self.looks if self._searches else 0):
@@ -134,35 +151,16 @@ class Seeker(ABC, Generic[A]):
         if self.found is None or len(self.found) == 0:
             return new
         count = len(new)
-        again = self._again(count)
+        again = self.again(count)
         mine = torch.rand(count, generator=self.generator, device=self.generator.device) < self.sought
         pick = torch.arange(count, device=mine.device) + count * mine
         return self.joined([new, again])[pick]
 
-    def _again(self, count: int) -> A:
-        assert self.found is not None
-        return self.found[self.costs.multinomial(count, replacement=True, generator=self.generator)]
-
     def _search(self, inputs: Tree, losses: Losses) -> None:
-        """Try new things, those known and others like them."""
-        plain = losses(inputs)
-        tried, costs = [], []
-        for turn in range(self.passes):
-            some = self._attempts(inputs, turn)
-            cost = losses(self.put(inputs, some, 1.0)) - plain
-            tried.append(some)
-            costs.append(cost.to(self.generator.device))
-        self._worst, self._highest = self._dearest(
-            [(self._worst, self._highest), *zip(tried, costs, strict=True)], _LISTED
-        )
-        known = (self.found, self.fading * self.costs)
-        self.found, self.costs = self._dearest([*zip(tried, costs, strict=True), known], self.most)
-
-    def _attempts(self, inputs: Tree, turn: int) -> A:
-        """New ones in every second pass, else known ones varied."""
-        if turn % 2 == 0 or self.found is None or len(self.found) == 0:
-            return self.drawn(inputs)
-        return self._again(first_dim(inputs)).varied(self.generator)
+        """Remember what was tried and is dear."""
+        tried = [(some, costs.to(self.generator.device)) for some, costs in self.tried(inputs, losses)]
+        self._worst, self._highest = self._dearest([(self._worst, self._highest), *tried], _LISTED)
+        self.found, self.costs = self._dearest([*tried, (self.found, self.fading * self.costs)], self.most)
 
     def _dearest(self, known: Sequence[tuple[A | None, Tensor]], most: int) -> tuple[A, Tensor]:
         """Those of highest cost and their costs, the dearest first; none that costs nothing."""

@@ -49,7 +49,8 @@ class Meter(Protocol):
 
 
 Losses = Callable[[Tree], Tensor]
-"""What the loss of each sample of a batch would be, did the tuned model read other inputs: ``(batch,)``, no graph."""
+"""What the loss of each sample of a batch would be, did the tuned model read other inputs: ``(batch,)``, with a graph
+if those have one."""
 
 
 class Disturber(Protocol):

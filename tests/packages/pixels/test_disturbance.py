@@ -120,7 +120,7 @@ def test_disturbed_must_be_a_share(share):
 def test_given_model_does_not_read_the_disturbance():
     """Self-distillation asks it about the images as they were augmented."""
     data = Batch(torch.full((32, 1, 8, 8), 0.5), torch.arange(32) % 4)
-    task = ImageTask(disturbed=1.0, crop=0)
+    task = ImageTask(disturbed=1.0, crop=0, searched=0)
 
     class Spy(torch.nn.Module):
         def __init__(self):

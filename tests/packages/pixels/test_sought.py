@@ -11,6 +11,7 @@ from torch import Tensor
 from unbackdoor.errors import BadOption
 from unbackdoor_image.task import ImageTask
 from unbackdoor_pixels import Patches
+from unbackdoor_pixels.ascent import climbed, worth
 from unbackdoor_pixels.sought import SoughtPatches
 from unbackdoor_video import VideoTask
 
@@ -47,6 +48,88 @@ def test_a_search_finds_the_corner_and_lights_it(images: Tensor) -> None:
     assert float(blind) < 0.02
     assert float(often) > 0.25
     assert "(0.9" in sought.findings()[0] or "(1.00" in sought.findings()[0]
+
+
+CHECKED = (torch.arange(3)[:, None] + torch.arange(3)) % 2 == 0
+
+
+def checked(images: Tensor) -> Tensor:
+    """The losses of a model with BadNets' trigger: a checkerboard of 3 pixels that no random content comes near."""
+    corner = images[..., -3:, -3:].mean(1)
+    return 9.0 * torch.sigmoid(60 * (torch.where(CHECKED, corner, 1 - corner).flatten(1).mean(1) - 0.9))
+
+
+def test_content_moves_up_the_gradient_within_its_rectangle(images: Tensor) -> None:
+    drawn = Patches.drawn(64, 1, 20, 20, seeded(), beyond=True)
+    seen = []
+
+    def put(inputs: Tensor, some: Patches) -> Tensor:
+        seen.append(some.start)
+        return inputs.lerp(some.content, some.covers())
+
+    found = climbed(drawn, images, lambda read: read.flatten(1).sum(1), put, 5, seeded())
+    inside = drawn.covers() > 0
+    expected = torch.where(inside, (drawn.content + 5 * 0.2).clamp(0, 1), drawn.content)
+    assert float((found.content - expected).abs().max()) < 1e-6, (
+        "brighter by a fifth of the range in each of five steps"
+    )
+    assert torch.equal(found.start, drawn.start)
+    assert torch.equal(found.side, drawn.side)
+    assert len({tuple(start.flatten().tolist()) for start in seen}) == 5, "in another sample each time"
+
+
+def test_no_random_content_lights_a_checkerboard_and_the_search_finds_it(images: Tensor) -> None:
+    task = ImageTask(disturbed=0.8)
+    blind = torch.cat([checked(task.disturb(images, seeded(i))) for i in range(100)])
+    sought = task.disturber(seeded())
+    assert isinstance(sought, SoughtPatches)
+    sought.look(repeat((images, checked)))
+    often = torch.cat([checked(sought(images, checked)) for _ in range(20)])
+    assert float((blind > 6).float().mean()) < 0.003
+    assert float((often > 6).float().mean()) > 0.15
+
+
+def test_what_any_content_costs_in_a_place_does_not_count(images: Tensor) -> None:
+    """Of a model that errs by 5 nats where its upper left corner is hidden, and by 1 where the right edge is black."""
+
+    def losses(read: Tensor) -> Tensor:
+        hidden = (read[:, 0, 0, 0] - 0.5).abs() > 0.1
+        return 0.3 + 5.0 * hidden + 1.0 * (read[:, 0, 10, 19] < 0.05)
+
+    start = torch.tensor([[0.0, 0.0], [0.4, 0.8], [0.4, 0.4]]).repeat(20, 1)
+    patches = Patches(start, torch.full((60, 2), 0.3), torch.ones(60, 1, 1, 1), torch.zeros(60, 1, 20, 20))
+    found = worth(patches, images[:60], losses, lambda x, some: x.lerp(some.content, some.covers()), 4, seeded())
+    corner, edge, middle = found.view(20, 3).unbind(1)
+    assert float(middle.abs().max()) == 0
+    assert float(corner.mean()) < 0.8, "hardly any content leaves the corner as it was"
+    assert float(edge.mean()) > 0.7, "some random contents are black there too"
+
+
+def test_a_model_that_cuts_the_graph_or_has_no_slope_is_searched_all_the_same(images: Tensor) -> None:
+    task = ImageTask(disturbed=0.8)
+    weight = torch.ones(1, requires_grad=True)
+    for losses in (
+        lambda read: backdoored(read.detach()),
+        lambda read: backdoored(read.detach()) * weight,
+        lambda read: backdoored(read) + 0.0 * (read.flatten(1).mean(1) * 0).sqrt(),  # the slope is no number
+    ):
+        sought = task.disturber(seeded())
+        assert isinstance(sought, SoughtPatches)
+        sought.look(repeat((images, losses)))
+        assert sought.found is not None
+        assert bool(sought.found.content.isfinite().all())
+        assert not sought.found.content.requires_grad
+        assert bool(sought(images, losses).isfinite().all())
+
+
+def test_what_was_found_in_the_given_model_stays(images: Tensor) -> None:
+    sought = ImageTask().disturber(seeded())
+    assert isinstance(sought, SoughtPatches)
+    sought.look(repeat((images, checked)))
+    first = sought.costs.clone()
+    for _ in range(200):
+        sought(images, lambda read: read.flatten(1).sum(1) * 0)
+    assert torch.equal(sought.costs, first)
 
 
 def test_images_keep_form_and_range_and_are_not_written_into() -> None:
@@ -107,10 +190,10 @@ def test_a_patch_covers_its_rectangle() -> None:
 
 
 @pytest.mark.parametrize("task", [ImageTask, VideoTask])
-def test_nothing_is_searched_unless_asked(task: type[ImageTask | VideoTask]) -> None:
-    assert not isinstance(task().disturber(seeded()), SoughtPatches)
-    assert isinstance(task(searched=8).disturber(seeded()), SoughtPatches)
-    assert not isinstance(task(searched=8, disturbed=0.0).disturber(seeded()), SoughtPatches)
+def test_a_search_can_be_turned_off(task: type[ImageTask | VideoTask]) -> None:
+    assert isinstance(task().disturber(seeded()), SoughtPatches)
+    assert not isinstance(task(searched=0).disturber(seeded()), SoughtPatches)
+    assert not isinstance(task(disturbed=0.0).disturber(seeded()), SoughtPatches)
     with pytest.raises(BadOption, match="searched"):
         task(searched=-1)
 

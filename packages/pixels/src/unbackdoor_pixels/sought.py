@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from unbackdoor.seeker import Seeker
+from unbackdoor.task import Losses
 from unbackdoor.tree import Tree
+from unbackdoor_pixels.ascent import climbed, worth
 from unbackdoor_pixels.contents import chance
 from unbackdoor_pixels.disturbance import lay_over, overlays
 from unbackdoor_pixels.patches import Patches
 from unbackdoor_pixels.values import as_floats
 
 __all__ = ["SoughtPatches"]
+
+
+_JUDGED = 4
+"""One of so many passes judges."""
 
 
 def _everywhere(share: Tensor, pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -26,13 +32,20 @@ def _everywhere(share: Tensor, pixels: Tensor, generator: torch.Generator) -> Te
 class SoughtPatches(Seeker[Patches]):
     """The disturber of pixels: a rectangle in a share of the images, a new one or one that was found to cost much.
 
-    Attributes are those of `unbackdoor.seeker.Seeker`, and these.
+    Hardly any random content comes near a trigger's, so three quarters of a search's passes move that of the rectangles
+    up the gradient of the loss, and the rest tell what it costs beyond any other in its place: see
+    `unbackdoor_pixels.ascent`. What was found in the given model stays to the end, since its costs do not fade: the
+    tuned model soon overlooks the trigger, what hides the object costs it more, and it would turn back.
+
+    Attributes are those of `unbackdoor.seeker.Seeker`, of which two have other defaults, and these.
 
     Attributes:
         beyond: Whether rectangles may reach over the border.
         spread: `unbackdoor_pixels.PixelTask.spread`.
     """
 
+    every: int = 80
+    fading: float = 1.0
     beyond: bool = False
     spread: Callable[[Tensor, Tensor, torch.Generator], Tensor] = field(default=_everywhere)
 
@@ -54,6 +67,23 @@ class SoughtPatches(Seeker[Patches]):
         drawn = chance(len(pixels), self.generator, rate)
         share = torch.where(drawn, attempts.opacity * attempts.covers(), 0.0)
         return lay_over(pixels, self.spread(share, pixels, self.generator), attempts.content)
+
+    def tried(self, inputs: Tree, losses: Losses) -> Iterator[tuple[Patches, Tensor]]:
+        """One rectangle for each sample: half of them new, a quarter known ones, a quarter known ones varied."""
+
+        def put(given: Tree, some: Patches) -> Tensor:
+            return self.put(given, some, 1.0)
+
+        some, judged = self.drawn(inputs), max(1, self.passes // _JUDGED)
+        if self.found is not None and len(self.found):
+            count, device = len(some), self.generator.device
+            again = self.again(count)
+            kind = torch.randint(4, (count,), generator=self.generator, device=device).clamp(min=1) - 1
+            some = self.joined([some, again, again.varied(self.generator)])[
+                kind * count + torch.arange(count, device=device)
+            ]
+        some = climbed(some, inputs, losses, put, self.passes - judged, self.generator)
+        yield some, worth(some, inputs, losses, put, judged, self.generator)
 
     def joined(self, parts: Sequence[Patches]) -> Patches:
         """One after the other."""

@@ -38,8 +38,8 @@ class PixelTask(Task):
         mixup_per_sample: Whether MixUp draws one lambda for each sample or, as the authors' code, one for the batch.
         disturbed: Share of the images into which `disturb` puts a rectangle; half as many get an overlay; 0 for none.
         beyond: Whether rectangles may reach over the border, so that every pixel is covered equally often.
-        searched: Forward passes of a search, every 40 batches, for the rectangles that the tuned model takes worst,
-            which are put in more often than others; 0: none is sought.
+        searched: Passes of a search, every 80 batches, for the rectangles that cost the tuned model most, of which half
+            of those that are put in are then taken (`unbackdoor_pixels.sought`); 0: none is sought.
     """
 
     mean: tuple[float, ...] | None = None
@@ -48,8 +48,8 @@ class PixelTask(Task):
     flip: bool = False
     mixup_per_sample: bool = True
     disturbed: float = 0.2
-    beyond: bool = False
-    searched: int = 0
+    beyond: bool = True
+    searched: int = 16
 
     def __post_init__(self) -> None:
         """Refuse a mean without std, zero std and negative shifts."""
@@ -66,7 +66,7 @@ class PixelTask(Task):
         if not 0 <= self.disturbed <= 1:
             raise BadOption(f"disturbed is {self.disturbed}; it is a share of the images and must lie in [0, 1].")
         if self.searched < 0:
-            raise BadOption(f"searched is {self.searched}; the number of forward passes must be at least 0.")
+            raise BadOption(f"searched is {self.searched}; the number of passes must be at least 0.")
 
     def forward(self, model: nn.Module, inputs: Tree) -> Tensor:
         """Logits of shape ``(batch, classes)`` for pixels in [0, 1] or 0..255.
@@ -145,7 +145,7 @@ class PixelTask(Task):
         return lay_over(pixels, self.spread(share, pixels, generator), content)
 
     def disturber(self, generator: torch.Generator) -> Disturber:
-        """`disturb`, which with ``searched`` also looks for the rectangles that the tuned model takes worst."""
+        """`disturb`, and unless ``searched`` is 0 a search for the rectangles that the tuned model takes worst."""
         if self.searched == 0 or self.disturbed == 0:
             return super().disturber(generator)
         return SoughtPatches(self.disturbed, generator, passes=self.searched, beyond=self.beyond, spread=self.spread)

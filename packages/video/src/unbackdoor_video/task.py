@@ -40,7 +40,6 @@ class VideoTask(PixelTask, ClassTask):
         mixup: One of `MIXUPS`.
         chunk: Clips that `predict` asks a model at a time, so that a large batch of them fits into memory.
         disturbed: As in `unbackdoor_pixels.PixelTask`, with another default.
-        beyond: As there, with another default: within the frame, rectangles left corners almost untouched.
         whole: Share of the disturbed clips that are disturbed in every frame; the others in a run of their frames.
     """
 
@@ -51,7 +50,6 @@ class VideoTask(PixelTask, ClassTask):
     mixup: str = "clip"
     chunk: int = 32
     disturbed: float = 0.8
-    beyond: bool = True
     whole: float = 0.75
 
     def __post_init__(self) -> None:

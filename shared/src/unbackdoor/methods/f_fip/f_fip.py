@@ -95,7 +95,7 @@ class FastFIP(Purifier):
         )
         clean_loss = CleanLoss.of(
             model, task, clean, run,
-            distil=self.distil, mixup=self.mixup, reuse=self.reuse, disturb=self.disturb,
+            distil=self.distil, mixup=self.mixup, batch_size=self.batch_size, reuse=self.reuse, disturb=self.disturb,
         )  # fmt: skip
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
         skip = self.skip.split()

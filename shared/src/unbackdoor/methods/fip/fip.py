@@ -95,6 +95,7 @@ class FIP(Purifier):
             run,
             distil=self.distil,
             mixup=self.mixup,
+            batch_size=self.batch_size,
             reuse=self.reuse,
             disturb=self.disturb,
             weights_move=True,

@@ -50,7 +50,7 @@ class FT(Purifier):
         return self.bn == "update"
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        disturber = run.disturber(task, model, clean) if self.disturb else None
+        disturber = run.disturber(task, model, clean, self.batch_size) if self.disturb else None
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.train(self.updates_buffers)

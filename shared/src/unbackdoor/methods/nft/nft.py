@@ -130,7 +130,7 @@ class NFT(Purifier):
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
         clean_loss = CleanLoss.of(
             model, task, clean, run,
-            distil=self.distil, mixup=self.mixup, reuse=self.reuse, disturb=self.disturb,
+            distil=self.distil, mixup=self.mixup, batch_size=self.batch_size, reuse=self.reuse, disturb=self.disturb,
         )  # fmt: skip
         penalty = self.mask_penalty / task.samples_per_class(clean.samples.targets)
         floor = mask_floor(self.mask_schedule, self.alpha, self.beta, self.depth)
