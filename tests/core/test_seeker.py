@@ -88,13 +88,13 @@ def test_the_dearer_comes_more_often(rows: Tensor) -> None:
     assert abs(often / seldom - 3) < 0.5
 
 
-def test_costs_fade_and_are_measured_against_the_plain_sample(rows: Tensor) -> None:
+def test_costs_are_measured_against_the_plain_sample_and_kept(rows: Tensor) -> None:
     sought = seeker(every=1)
     sought.look(repeat((rows, losses)))
     highest = float(sought.costs[0])
     assert 0.9 < highest <= 1.0, "the loss of a plain row is 1"
     sought(rows, lambda read: torch.ones(len(read)))
-    assert float(sought.costs[0]) == pytest.approx(0.9 * highest)
+    assert float(sought.costs[0]) == highest, "the tuned model has learned to overlook it and would turn back"
     assert sought.findings()[0].startswith("0.7"), "the dearest of all times are told of"
     assert len(sought.findings()[0].split()) == 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import repeat
 
 import pytest
@@ -64,20 +65,19 @@ def test_a_place_that_costs_one_class_alone_is_found(shells: Tensor) -> None:
     assert float((sought.found.centre - PLACE).norm(dim=1).median()) < 0.3
 
 
-def test_what_cost_much_is_kept_for_a_while_and_then_forgotten(shells: Tensor) -> None:
+def test_what_cost_much_is_kept_until_others_cost_more(shells: Tensor) -> None:
     sought = SoughtClusters(0.8, _seeded(), every=1)
     sought.look(repeat((shells, backdoored)))
     before = float(sought.costs.max())
 
-    def elsewhere(clouds: Tensor) -> Tensor:
-        return 0.1 + 2.0 * ((clouds + PLACE).norm(dim=2) < 0.1).any(dim=1)
+    def elsewhere(clouds: Tensor, cost: float) -> Tensor:
+        return 0.1 + cost * ((clouds + PLACE).norm(dim=2) < 0.1).any(dim=1)
 
-    sought(shells, elsewhere)
-    assert float(sought.costs.max()) == pytest.approx(sought.fading * before)
-    for _ in range(40):
-        sought(shells, elsewhere)
-    assert sought.found is not None
-    assert float((sought.found.centre + PLACE).norm(dim=1).median()) < 0.4
+    for cost, there in ((before / 2, False), (before * 2, True)):
+        for _ in range(40):
+            sought(shells, partial(elsewhere, cost=cost))
+        assert sought.found is not None
+        assert (float((sought.found.centre + PLACE).norm(dim=1).median()) < 0.4) == there
 
 
 def test_draws_come_from_the_generator_and_nothing_is_written_into(shells: Tensor) -> None:

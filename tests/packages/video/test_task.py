@@ -187,7 +187,7 @@ def test_disturbance_of_bytes_gives_floats_and_normalised_clips_keep_their_range
 
 
 def test_teacher_does_not_read_the_disturbance(samples, monkeypatch):
-    task = VideoTask(crop=0, disturbed=1.0)
+    task = VideoTask(crop=0, disturbed=1.0, searched=0)
     model = build("cnn-lstm", 4, in_channels=1, width=3, depth=2, hidden=5).eval()
     run = Run(torch.Generator().manual_seed(0), torch.device("cpu"), model)
     read: dict[int, list[Tensor]] = {}

@@ -34,10 +34,9 @@ class SoughtPatches(Seeker[Patches]):
 
     Hardly any random content comes near a trigger's, so three quarters of a search's passes move that of the rectangles
     up the gradient of the loss, and the rest tell what it costs beyond any other in its place: see
-    `unbackdoor_pixels.ascent`. What was found in the given model stays to the end, since its costs do not fade: the
-    tuned model soon overlooks the trigger, what hides the object costs it more, and it would turn back.
+    `unbackdoor_pixels.ascent`.
 
-    Attributes are those of `unbackdoor.seeker.Seeker`, of which two have other defaults, and these.
+    Attributes are those of `unbackdoor.seeker.Seeker` and these.
 
     Attributes:
         beyond: Whether rectangles may reach over the border.
@@ -45,7 +44,6 @@ class SoughtPatches(Seeker[Patches]):
     """
 
     every: int = 80
-    fading: float = 1.0
     beyond: bool = False
     spread: Callable[[Tensor, Tensor, torch.Generator], Tensor] = field(default=_everywhere)
 

@@ -49,7 +49,7 @@ class VideoTask(PixelTask, ClassTask):
     shift: int = 0
     mixup: str = "clip"
     chunk: int = 32
-    disturbed: float = 0.8
+    disturbed: float = 0.4
     whole: float = 0.75
 
     def __post_init__(self) -> None:
