@@ -89,7 +89,7 @@ def test_no_random_content_lights_a_checkerboard_and_the_search_finds_it(images:
     assert float((often > 6).float().mean()) > 0.15
 
 
-def test_what_any_content_costs_in_a_place_does_not_count(images: Tensor) -> None:
+def test_half_of_what_any_content_costs_in_a_place_does_not_count(images: Tensor) -> None:
     """Of a model that errs by 5 nats where its upper left corner is hidden, and by 1 where the right edge is black."""
 
     def losses(read: Tensor) -> Tensor:
@@ -101,8 +101,8 @@ def test_what_any_content_costs_in_a_place_does_not_count(images: Tensor) -> Non
     found = worth(patches, images[:60], losses, lambda x, some: x.lerp(some.content, some.covers()), 4, seeded())
     corner, edge, middle = found.view(20, 3).unbind(1)
     assert float(middle.abs().max()) == 0
-    assert float(corner.mean()) < 0.8, "hardly any content leaves the corner as it was"
-    assert float(edge.mean()) > 0.7, "some random contents are black there too"
+    assert abs(float(corner.mean()) - 2.5) < 0.5, "hardly any content leaves the corner as it was"
+    assert float(edge.mean()) > 0.8, "some random contents are black there too"
 
 
 def test_a_model_that_cuts_the_graph_or_has_no_slope_is_searched_all_the_same(images: Tensor) -> None:

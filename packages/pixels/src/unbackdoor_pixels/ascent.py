@@ -17,6 +17,8 @@ __all__ = ["climbed", "worth"]
 
 _STEP = 0.2
 """How far every pixel of a patch moves in a step, of the range from black to white."""
+_OTHERS = 0.5
+"""How much of what another content costs in the same place does not count."""
 
 Put = Callable[[Tree, Patches], Tree]
 """The samples, each with its patch in it."""
@@ -52,9 +54,9 @@ def climbed(
 
 
 def worth(patches: Patches, inputs: Tree, losses: Losses, put: Put, passes: int, generator: torch.Generator) -> Tensor:
-    """What the content of each patch costs, on average over samples, beyond what any other in its place does.
+    """What the content of each patch costs, on average over samples, beyond half of what another in its place does.
 
-    So a patch that hides what the class is known by does not count, which a sound model takes badly too.
+    So a patch that hides what the class is known by counts less, which a sound model takes badly too.
 
     Args:
         patches: One for each sample.
@@ -73,7 +75,7 @@ def worth(patches: Patches, inputs: Tree, losses: Losses, put: Put, passes: int,
         order = torch.randperm(len(patches), generator=generator, device=generator.device)
         some = patches[order]
         others = replace(some, content=fillings(_size(some.content), generator))
-        cost = losses(put(inputs, some)) - plain - (losses(put(inputs, others)) - plain).clamp(min=0)
+        cost = losses(put(inputs, some)) - plain - _OTHERS * (losses(put(inputs, others)) - plain).clamp(min=0)
         mean[order] += cost.to(mean) / passes
     return mean
 

@@ -33,7 +33,7 @@ class SoughtPatches(Seeker[Patches]):
     """The disturber of pixels: a rectangle in a share of the images, a new one or one that was found to cost much.
 
     Hardly any random content comes near a trigger's, so three quarters of a search's passes move that of the rectangles
-    up the gradient of the loss, and the rest tell what it costs beyond any other in its place: see
+    up the gradient of the loss, and the rest tell what it costs beyond half of what another in its place does: see
     `unbackdoor_pixels.ascent`.
 
     Attributes are those of `unbackdoor.seeker.Seeker` and these.
@@ -43,6 +43,7 @@ class SoughtPatches(Seeker[Patches]):
         spread: `unbackdoor_pixels.PixelTask.spread`.
     """
 
+    looks: int = 24
     every: int = 80
     beyond: bool = False
     spread: Callable[[Tensor, Tensor, torch.Generator], Tensor] = field(default=_everywhere)
