@@ -105,6 +105,17 @@ def test_half_of_what_any_content_costs_in_a_place_does_not_count(images: Tensor
     assert float(edge.mean()) > 0.8, "some random contents are black there too"
 
 
+def test_what_another_content_gains_is_not_counted_for_a_patch(images: Tensor) -> None:
+    patches = Patches(torch.zeros(64, 2), torch.full((64, 2), 0.3), torch.ones(64, 1, 1, 1), torch.zeros(64, 1, 20, 20))
+
+    def losses(read: Tensor) -> Tensor:
+        corner = read[:, 0, :6, :6].flatten(1)
+        return 4.0 + torch.where(corner.amax(1) == 0, 1.0, 0.0) - 3.0 * (corner.std(1) > 0)
+
+    found = worth(patches, images, losses, lambda x, some: x.lerp(some.content, some.covers()), 4, seeded())
+    assert float(found.mean()) == pytest.approx(1.0, abs=0.05), "some random contents are black too"
+
+
 def test_a_model_that_cuts_the_graph_or_has_no_slope_is_searched_all_the_same(images: Tensor) -> None:
     task = ImageTask(disturbed=0.8)
     weight = torch.ones(1, requires_grad=True)
@@ -117,6 +128,7 @@ def test_a_model_that_cuts_the_graph_or_has_no_slope_is_searched_all_the_same(im
         assert isinstance(sought, SoughtPatches)
         sought.look(repeat((images, losses)))
         assert sought.found is not None
+        assert len(sought.found) > 0
         assert bool(sought.found.content.isfinite().all())
         assert not sought.found.content.requires_grad
         assert bool(sought(images, losses).isfinite().all())

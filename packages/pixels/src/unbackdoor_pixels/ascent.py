@@ -40,7 +40,6 @@ def climbed(
         steps: A forward and a backward pass each.
         generator: Every draw comes from it.
     """
-    inside = patches.covers() > 0
     for _ in range(steps):
         order = torch.randperm(len(patches), generator=generator, device=generator.device)
         content = patches.content.detach().requires_grad_()
@@ -48,8 +47,8 @@ def climbed(
         slope = torch.autograd.grad(total, content, allow_unused=True)[0] if total.requires_grad else None
         if slope is None:  # the model cuts the graph between its inputs and its loss
             break
-        moved = (content.detach() + _STEP * slope.nan_to_num(0.0).sign()).clamp(0, 1)
-        patches = replace(patches, content=torch.where(inside, moved, patches.content))
+        moved = content.detach() + _STEP * slope.sign()  # 0 outside the rectangle, and of what is no number
+        patches = replace(patches, content=moved.clamp(0, 1))
     return patches
 
 
