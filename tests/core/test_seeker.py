@@ -9,6 +9,7 @@ from itertools import repeat
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from unbackdoor.seeker import Seeker
 
@@ -97,6 +98,14 @@ def test_costs_are_measured_against_the_plain_sample_and_kept(rows: Tensor) -> N
     assert float(sought.costs[0]) == highest, "the tuned model has learned to overlook it and would turn back"
     assert sought.findings()[0].startswith("0.7"), "the dearest of all times are told of"
     assert len(sought.findings()[0].split()) == 5
+
+
+def test_a_task_may_let_costs_fade(rows: Tensor) -> None:
+    sought = seeker(every=1, fading=0.5)
+    sought.look(repeat((rows, losses)))
+    before = sought.costs
+    sought(rows, lambda read: torch.ones(len(read)))
+    assert_close(sought.costs, before / 2)
 
 
 @pytest.mark.parametrize("words", [{"passes": 0}, {"rate": 0.0}])

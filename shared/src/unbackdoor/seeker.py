@@ -43,8 +43,8 @@ class Seeker(ABC, Generic[A]):
     Any one trigger comes up rarely among new things, and would be met a few times in a purification. But it betrays
     itself by the loss that it brings to whatever sample it lies in. So now and then many things are tried, each in one
     sample, in forward passes, new ones and others like those found before, and those that cost most are put in again,
-    the dearer the more often. What cost much once is kept to the end, mostly of the given model: the tuned
-    one soon overlooks a trigger, finds other things dearer, and would turn back.
+    the dearer the more often. Unless costs fade, what cost much once is kept to the end, mostly of the given
+    model: the tuned one soon overlooks a trigger, finds other things dearer, and would turn back.
 
     A task says what is put in by four methods: `drawn`, `put`, `joined` and `said`. Where attempts can be improved
     otherwise than by chance it overrides `tried` too.
@@ -59,6 +59,7 @@ class Seeker(ABC, Generic[A]):
         most: How many are remembered.
         choices: Of so many things each sample gets the one that costs it most, a forward pass each if there are
             several. A trigger that means the samples of one class lies in few of those that it is put into.
+        fading: What is left of a remembered cost from one search to the next; 1 keeps what cost the given model much.
         found: The remembered ones, the dearest first; None before the first search.
         costs: What each cost in the sample in which it was tried, in nats; ``(found,)``.
     """
@@ -71,6 +72,7 @@ class Seeker(ABC, Generic[A]):
     sought: float = 0.5
     most: int = 48
     choices: int = 1
+    fading: float = 1.0
     found: A | None = None
     costs: Tensor = field(default_factory=lambda: torch.empty(0))
     _met: int = field(default=0, repr=False)
@@ -158,7 +160,7 @@ class Seeker(ABC, Generic[A]):
         """Remember what was tried and is dear."""
         tried = [(some, costs.to(self.generator.device)) for some, costs in self.tried(inputs, losses)]
         self._worst, self._highest = self._dearest([(self._worst, self._highest), *tried], _LISTED)
-        self.found, self.costs = self._dearest([*tried, (self.found, self.costs)], self.most)
+        self.found, self.costs = self._dearest([*tried, (self.found, self.fading * self.costs)], self.most)
 
     def _dearest(self, known: Sequence[tuple[A | None, Tensor]], most: int) -> tuple[A, Tensor]:
         """Those of highest cost and their costs, the dearest first; none that costs nothing."""

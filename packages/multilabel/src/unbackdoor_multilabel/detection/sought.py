@@ -27,13 +27,15 @@ class PatchesOnObjects(Seeker[Patches]):
     """The disturber of detectors: in a share of the images every object is touched by a rectangle at the same place.
 
     A detector answers to an object and what surrounds it, so a place in the image, as `unbackdoor_pixels` seeks, would
-    mean something else in every image. Here a place is one about an object's box. Attributes are those of
+    mean something else in every image. Here a place is one about an object's box. Costs fade by a tenth a search: one
+    object's is little evidence, and what was dear by chance should make room. Attributes are those of
     `unbackdoor.seeker.Seeker`, and this.
 
     Attributes:
         anywhere: What is done beside, without regard to objects.
     """
 
+    fading: float = 0.9
     anywhere: Callable[[Tree, torch.Generator], Tree] = field(default=_unchanged)
 
     def beside(self, inputs: Tree) -> Tree:
