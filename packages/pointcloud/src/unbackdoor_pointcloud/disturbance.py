@@ -33,7 +33,7 @@ _ANGLE = 30.0
 _SHEAR = 0.1
 
 
-def disturbance(clouds: Tensor, generator: torch.Generator, *, rate: float = 0.8) -> Tensor:
+def disturbance(clouds: Tensor, generator: torch.Generator, *, rate: float = 0.5) -> Tensor:
     """Clouds of which a share holds a random cluster and three quarters as many are turned and sheared a little.
 
     Args:

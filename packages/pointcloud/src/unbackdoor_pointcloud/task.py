@@ -59,7 +59,7 @@ class PointTask(ClassTask):
     drop: float = 0.3
     rotate: str = "none"
     mixture: str = "path"
-    disturbed: float = 0.8
+    disturbed: float = 0.5
     searched: int = 8
     choices: int = 2
 
