@@ -14,7 +14,7 @@ from unbackdoor.data import CleanSet
 from unbackdoor.task import Disturber, Task
 from unbackdoor.tree import Tree, leaves
 
-__all__ = ["disturbed_loss", "started"]
+__all__ = ["disturbed_loss", "left", "started"]
 
 _BATCH = 64
 
@@ -35,6 +35,17 @@ def started(
     batches = clean.batches(min(batch_size, _BATCH), generator)
     disturber.look((b.inputs, partial(_losses, model, task, [(1.0, b.targets)])) for b in batches)
     return disturber
+
+
+def left(disturber: Disturber, task: Task, model: nn.Module, judges: Sequence[CleanSet]) -> Tensor | None:
+    """`Disturber.left` for all samples of ``judges`` and ``model`` as it is now: ``(n,)`` nats, or None."""
+    parts = [
+        disturber.left(batch.inputs, partial(_losses, model, task, [(1.0, batch.targets)]))
+        for samples in judges
+        for batch in samples.once(_BATCH)
+    ]
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
 
 
 def disturbed_loss(

@@ -18,6 +18,8 @@ __all__ = ["Attempts", "Seeker"]
 
 _LISTED = 5
 """Attempts that a report names."""
+_TIMES = 8
+"""Things that are put into each sample to learn what is left."""
 
 
 class Attempts(Protocol):
@@ -76,6 +78,7 @@ class Seeker(ABC, Generic[A]):
     found: A | None = None
     costs: Tensor = field(default_factory=lambda: torch.empty(0))
     _met: int = field(default=0, repr=False)
+    _given: tuple[A, Tensor] | None = field(default=None, repr=False)
     _worst: A | None = field(default=None, repr=False)
     _highest: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
 
@@ -119,6 +122,8 @@ class Seeker(ABC, Generic[A]):
         """Search the given model, whose trigger is whole yet."""
         for inputs, losses in islice(samples, self.looks if self._searches else 0):
             self._search(inputs, losses)
+        if self.found is not None and len(self.found):
+            self._given = self.found, self.costs
 
     def __call__(self, inputs: Tree, losses: Losses) -> Tree:
         """The samples with new and with dear things in them."""
@@ -127,6 +132,21 @@ class Seeker(ABC, Generic[A]):
             self._search(inputs, losses)
         self._met += 1
         return self.put(changed, self._dearer(changed, losses), self.rate)
+
+    def left(self, inputs: Tree, losses: Losses) -> Tensor | None:
+        """What was found by `look` is put into every sample, several times, the dearer the more often."""
+        if self._given is None:
+            return None
+        some, costs = self._given
+        kept, self.generator = self.generator, torch.Generator(self.generator.device).manual_seed(0)
+        try:
+            plain, mean = losses(inputs), torch.zeros(first_dim(inputs), device=kept.device)
+            for _ in range(_TIMES):
+                again = some[costs.multinomial(len(mean), replacement=True, generator=self.generator)]
+                mean += (losses(self.put(inputs, again, 1.0)) - plain).to(mean) / _TIMES
+        finally:
+            self.generator = kept
+        return mean
 
     def findings(self) -> list[str]:
         """The nearest thing to a trigger that clean samples can tell of; empty where nothing cost anything."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from unbackdoor.budget import CleanBudget, check_drop
 from unbackdoor.data import CleanSet
+from unbackdoor.disturbance import left
 from unbackdoor.errors import BadOption
 from unbackdoor.purifier import Run
 from unbackdoor.task import Task
@@ -25,6 +26,8 @@ _SLOWER = 8.0
 _LONGER = 3
 _GENTLER = 4.0
 _LEAST = 1 / 64
+_VAIN = 2
+"""Rounds in a row that gain nothing before the rounds end."""
 
 
 @dataclass
@@ -74,6 +77,10 @@ def attenuate_and_recover(
     root, so that the budget is spent finely. After three such retries in all, the last round that counted stands, and
     what is left of the steps goes on from it without attenuation: unless it ends beyond the budget, it is kept.
 
+    Where the search for disturbances found something in the given model (`Disturber.left`), that judges too: once two
+    rounds in a row have not clearly lessened what it costs on the holdout, no more follow. They would cost accuracy
+    that a holdout is too small to see, and gain nothing that a defender could.
+
     Where a layer's outputs are far from 0 before BatchNorm takes their mean away, as behind a maximum over points, a
     step on its values moves the outputs several times as much, and the learning rate that suits other networks
     diverges. Elsewhere, as behind a recurrent layer's gates, a round has too few steps to recover in. Both show by a
@@ -110,8 +117,9 @@ def attenuate_and_recover(
     each = math.ceil(steps / rounds)
     judged = run.holdout is not None or attenuation < 1
     budget = CleanBudget.of(model, task, clean, run, max_clean_drop) if judged else None
+    remains = _Remains.of(run, task, budget, attenuation)
     retries, asked, cost, turn = 0, attenuation, math.inf, 0
-    while turn < rounds:
+    while turn < rounds and not remains.settled(model):
         turn += 1
         before = _copy(handle)
         while True:
@@ -154,6 +162,34 @@ def attenuate_and_recover(
                     f"{max_clean_drop:g}; it was kept all the same. More clean samples or steps may help."
                 )
             return
+
+
+@dataclass
+class _Remains:
+    """What that which was found in the given model still costs in samples that judge, from round to round."""
+
+    run: Run
+    task: Task
+    judges: Sequence[CleanSet] = ()
+    least: Tensor | None = None
+    vain: int = 0
+
+    @classmethod
+    def of(cls, run: Run, task: Task, budget: CleanBudget | None, attenuation: float) -> Self:
+        return cls(run, task) if budget is None or attenuation == 1 else cls(run, task, budget.judges)
+
+    def settled(self, model: nn.Module) -> bool:
+        """Whether the last rounds have not clearly lessened it; never, where nothing was found or nothing judges."""
+        now = left(self.run.disturbers[-1], self.task, model, self.judges) if self.run.disturbers else None
+        if now is None:
+            return False
+        self.run.log.append({"left": float(now.mean())})
+        gain = None if self.least is None else (self.least - now).double()
+        if gain is None or float(gain.mean()) > float(gain.std(correction=0)) / math.sqrt(len(gain)):
+            self.least, self.vain = now, 0
+        else:
+            self.vain += 1
+        return self.vain == _VAIN
 
 
 def _gentle(steps: int, pace: Pace | None, run: Run) -> int:

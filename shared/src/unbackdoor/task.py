@@ -72,6 +72,19 @@ class Disturber(Protocol):
             losses: Tells how the tuned model takes one attempt or another; each call is a forward pass.
         """
 
+    def left(self, inputs: Tree, losses: Losses) -> Tensor | None:
+        """What that which was found in the given model still costs in each sample, in nats; None if nothing was.
+
+        The draws are the same every time, so that states of a model can be compared, and none of the purification's.
+
+        Args:
+            inputs: Of clean samples.
+            losses: Of a model on them, by their labels.
+
+        Returns:
+            Shape ``(batch,)``, on the disturber's device.
+        """
+
     def findings(self) -> list[str]:
         """What a user should know of what was found, for the report."""
 
@@ -243,6 +256,9 @@ class Blind:
     def __call__(self, inputs: Tree, losses: Losses) -> Tree:
         """See `Task.disturb`."""
         return self.task.disturb(inputs, self.generator)
+
+    def left(self, inputs: Tree, losses: Losses) -> None:
+        """Nothing is sought."""
 
     def findings(self) -> list[str]:
         """Nothing is sought."""

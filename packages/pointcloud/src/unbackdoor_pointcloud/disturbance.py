@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unbackdoor_pointcloud.augment import rotate, rotations
 
-__all__ = ["TILTED", "Clusters", "disturbance", "put_clusters", "tilt"]
+__all__ = ["Clusters", "disturbance", "put_clusters", "tilt"]
 
 _TAKEN = (0.01, 0.1)
 """Smallest and largest share of the points that become a cluster."""
@@ -27,14 +27,12 @@ _FLATTEST = 0.05
 """Smallest extent along an axis, as a share of the radius: sheets and rods."""
 _STEP = 0.08
 """Deviation of the step from one place to the next in a search, as a share of the reach."""
-TILTED = 0.75
-"""Clouds that are tilted for each that gets a cluster."""
 _ANGLE = 30.0
 _SHEAR = 0.1
 
 
-def disturbance(clouds: Tensor, generator: torch.Generator, *, rate: float = 0.5) -> Tensor:
-    """Clouds of which a share holds a random cluster and three quarters as many are turned and sheared a little.
+def disturbance(clouds: Tensor, generator: torch.Generator, *, rate: float = 0.6) -> Tensor:
+    """Clouds of which a share holds a random cluster and as many are turned and sheared a little.
 
     Args:
         clouds: Float of shape ``(batch, points, 3)``; it is not written into.
@@ -44,7 +42,7 @@ def disturbance(clouds: Tensor, generator: torch.Generator, *, rate: float = 0.5
     Returns:
         Clouds of the same shape, dtype and device.
     """
-    return put_clusters(tilt(clouds, generator, TILTED * rate), generator, rate)
+    return put_clusters(tilt(clouds, generator, rate), generator, rate)
 
 
 @dataclass(frozen=True)

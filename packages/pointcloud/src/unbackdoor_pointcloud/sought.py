@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unbackdoor.seeker import Seeker
 from unbackdoor.tree import Tree
-from unbackdoor_pointcloud.disturbance import TILTED, Clusters, put_clusters, tilt
+from unbackdoor_pointcloud.disturbance import Clusters, put_clusters, tilt
 
 __all__ = ["SoughtClusters"]
 
@@ -23,8 +23,8 @@ class SoughtClusters(Seeker[Clusters]):
     """
 
     def beside(self, inputs: Tree) -> Tensor:
-        """Some of the clouds tilted, three for every four that get a cluster."""
-        return tilt(inputs, self.generator, TILTED * self.rate)
+        """Some of the clouds tilted, as many as get a cluster."""
+        return tilt(inputs, self.generator, self.rate)
 
     def drawn(self, inputs: Tree) -> Clusters:
         """Clusters anywhere."""

@@ -43,7 +43,7 @@ class PointTask(ClassTask):
             objects, and for victims of `pointpba-o`, whose trigger is a rotation.
         mixture: ``"path"`` for PointMixup, which solves an assignment for each pair on the CPU, or ``"subset"``,
             nearly free; its clouds are like no body, and small networks answer at random.
-        disturbed: Share of the clouds into which `disturb` puts a cluster; three quarters as many are tilted;
+        disturbed: Share of the clouds into which `disturb` puts a cluster; as many are tilted;
             0 for none.
         searched: Forward passes of a search, every 40 batches, for the clusters that the tuned model takes worst, which
             are put in more often than others; 0: none is sought.
@@ -59,7 +59,7 @@ class PointTask(ClassTask):
     drop: float = 0.3
     rotate: str = "none"
     mixture: str = "path"
-    disturbed: float = 0.5
+    disturbed: float = 0.6
     searched: int = 8
     choices: int = 2
 

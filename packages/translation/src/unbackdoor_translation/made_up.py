@@ -185,6 +185,9 @@ class MadeUpWords:
     def _searches(self) -> bool:
         return self.text is not None and self.share > 0 and self.tried > 0
 
+    def left(self, inputs: Tree, losses: Losses) -> None:
+        """Not asked: words are kept by what they cost in several sentences of one search."""
+
     def findings(self) -> list[str]:
         """The words that cost most, when they did: the nearest thing to a trigger that clean sentences can tell of."""
         worst = sorted(self._worst.items(), key=lambda item: item[1], reverse=True)[:_LISTED]
