@@ -108,6 +108,24 @@ def test_a_task_may_let_costs_fade(rows: Tensor) -> None:
     assert_close(sought.costs, before / 2)
 
 
+def test_what_is_left_of_what_was_found_in_the_given_model(rows: Tensor) -> None:
+    sought = seeker(every=1)
+    assert sought.left(rows, losses) is None, "nothing was sought yet"
+    sought.look(repeat((rows, losses)))
+    state = sought.generator.get_state()
+    cost = sought.left(rows, losses)
+    assert torch.equal(sought.generator.get_state(), state), "the purification's draws are its own"
+    assert cost.shape == (64,)
+    assert abs(float(cost.mean()) - float((sought.costs**2).sum() / sought.costs.sum())) < 0.01, "dearer ones oftener"
+    sought(rows, lambda read: 9 * read[:, 1])
+    assert bool((sought.costs > 2).any()), "the tuned model takes other things worse"
+    assert torch.equal(sought.left(rows, losses), cost), "the same draws of what the given one took badly"
+    assert float(sought.left(rows, lambda read: torch.ones(len(read))).abs().max()) == 0
+    silent = seeker(passes=0)
+    silent.look(repeat((rows, losses)))
+    assert silent.left(rows, losses) is None
+
+
 @pytest.mark.parametrize("words", [{"passes": 0}, {"rate": 0.0}])
 def test_without_searches_the_model_is_never_asked(rows: Tensor, words: dict) -> None:
     def never(read: Tensor) -> Tensor:

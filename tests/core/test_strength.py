@@ -91,6 +91,57 @@ def test_what_is_left_of_the_steps_goes_on_without_attenuation() -> None:
     assert run.log[-1]["attenuation"] == 1.0
 
 
+class Remembering:
+    """Found something, which costs what the model's tuning made of it, in each sample a little less or more."""
+
+    def __init__(self, costs: list[float]) -> None:
+        self.costs, self.asked = costs, 0
+
+    def left(self, inputs: Tensor, losses: object) -> Tensor | None:
+        cost = self.costs[self.asked]
+        self.asked += 1
+        return None if math.isnan(cost) else cost + 0.1 * torch.linspace(-1, 1, len(inputs)) * (-1) ** self.asked
+
+
+@pytest.mark.parametrize(
+    ("costs", "rounds"),
+    [
+        ([5.0, 1.0, 1.0, 1.0, 0.0], 3),  # nothing is gained twice in a row
+        ([5.0, 1.0, 1.0, 0.5, 0.5, 0.501, 0.0], 5),  # once is not enough, and what is gained counts anew
+        ([5.0, 5.0, 5.0, 0.0], 2),  # the given model's own cost is what the first round is compared with
+        ([5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.0], 10),
+        ([math.nan] * 10, 10),  # nothing was found
+    ],
+)
+def test_rounds_end_where_two_in_a_row_do_not_lessen_what_the_search_found(costs: list[float], rounds: int) -> None:
+    model, run, task = _setting(40)
+    run.disturbers.append(Remembering(costs))  # type: ignore[arg-type]
+    calls: list[int] = []
+    _go(model, run, task, lambda steps, share, message: calls.append(steps), rounds=10)
+    assert len(calls) == rounds
+    assert float(model.values["value"]) == pytest.approx(0.5**rounds), "what the last rounds did stays"
+    told = [entry["left"] for entry in run.log if "left" in entry]
+    assert told == pytest.approx([cost for cost in costs[: rounds + 1] if not math.isnan(cost)][: len(told)], abs=1e-6)
+
+
+def test_a_gain_within_its_standard_error_is_none() -> None:
+    """Costs of +-0.1 that change sides: the paired differences deviate by about 0.12, 0.018 in the mean of 40."""
+    for gain, rounds in ((0.01, 3), (0.03, 4)):
+        model, run, task = _setting(40)
+        run.disturbers.append(Remembering([5.0, 1.0, 1 - gain, *[1.0] * 5]))  # type: ignore[arg-type]
+        calls: list[int] = []
+        _go(model, run, task, lambda steps, share, message, calls=calls: calls.append(steps), rounds=10)
+        assert len(calls) == rounds, gain
+
+
+def test_without_attenuation_what_the_search_found_ends_nothing() -> None:
+    model, run, task = _setting(40)
+    run.disturbers.append(Remembering([1.0] * 5))  # type: ignore[arg-type]
+    calls: list[int] = []
+    _go(model, run, task, lambda steps, share, message: calls.append(steps), rounds=4, attenuation=1.0)
+    assert len(calls) == 4
+
+
 def test_a_recovery_that_costs_more_is_undone() -> None:
     model, run, task = _setting(40)
     calls: list[int] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import torch
@@ -26,8 +26,6 @@ _SLOWER = 8.0
 _LONGER = 3
 _GENTLER = 4.0
 _LEAST = 1 / 64
-_VAIN = 2
-"""Rounds in a row that gain nothing before the rounds end."""
 
 
 @dataclass
@@ -77,9 +75,10 @@ def attenuate_and_recover(
     root, so that the budget is spent finely. After three such retries in all, the last round that counted stands, and
     what is left of the steps goes on from it without attenuation: unless it ends beyond the budget, it is kept.
 
-    Where the search for disturbances found something in the given model (`Disturber.left`), that judges too: once two
-    rounds in a row have not clearly lessened what it costs on the holdout, no more follow. They would cost accuracy
-    that a holdout is too small to see, and gain nothing that a defender could.
+    Where the search for disturbances found something in the given model (`Disturber.left`), that judges too. Tuning on
+    disturbed samples does most of the work then: there are a third as many rounds, each as much longer, and once a
+    round has not clearly lessened what the found things cost on the holdout, it is undone and none follows. It would
+    cost accuracy that a holdout is too small to see, and gain nothing that a defender could.
 
     Where a layer's outputs are far from 0 before BatchNorm takes their mean away, as behind a maximum over points, a
     step on its values moves the outputs several times as much, and the learning rate that suits other networks
@@ -113,13 +112,13 @@ def attenuate_and_recover(
     _check(rounds, attenuation, max_clean_drop)
     if run.sparse and attenuation < 1:
         rounds, attenuation, steps = 1, 1.0, _gentle(steps, pace, run)
-    rounds = min(rounds, steps)
-    each = math.ceil(steps / rounds)
     judged = run.holdout is not None or attenuation < 1
     budget = CleanBudget.of(model, task, clean, run, max_clean_drop) if judged else None
-    remains = _Remains.of(run, task, budget, attenuation)
+    remains = _Remains.of(handle, model, task, run, [] if budget is None or attenuation == 1 else budget.judges)
+    rounds = min(rounds if remains.after is None else max(1, rounds // _LONGER), steps)
+    each = math.ceil(steps / rounds)
     retries, asked, cost, turn = 0, attenuation, math.inf, 0
-    while turn < rounds and not remains.settled(model):
+    while not remains.settled(turn) and turn < rounds:
         turn += 1
         before = _copy(handle)
         while True:
@@ -168,28 +167,39 @@ def attenuate_and_recover(
 class _Remains:
     """What that which was found in the given model still costs in samples that judge, from round to round."""
 
-    run: Run
+    handle: Attenuable
+    model: nn.Module
     task: Task
-    judges: Sequence[CleanSet] = ()
-    least: Tensor | None = None
-    vain: int = 0
+    run: Run
+    judges: Sequence[CleanSet]
+    after: Tensor | None = None
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: Run, task: Task, budget: CleanBudget | None, attenuation: float) -> Self:
-        return cls(run, task) if budget is None or attenuation == 1 else cls(run, task, budget.judges)
+    def of(cls, handle: Attenuable, model: nn.Module, task: Task, run: Run, judges: Sequence[CleanSet]) -> Self:
+        """With what it costs the given model; None where nothing was found or nothing judges."""
+        made = cls(handle, model, task, run, judges)
+        made.after = made.measured() if run.disturbers else None
+        return made
 
-    def settled(self, model: nn.Module) -> bool:
-        """Whether the last rounds have not clearly lessened it; never, where nothing was found or nothing judges."""
-        now = left(self.run.disturbers[-1], self.task, model, self.judges) if self.run.disturbers else None
-        if now is None:
+    def measured(self) -> Tensor | None:
+        now = left(self.run.disturbers[-1], self.task, self.model, self.judges)
+        if now is not None:
+            self.run.log.append({"left": float(now.mean())})
+        return now
+
+    def settled(self, turn: int) -> bool:
+        """Whether round ``turn``, not the first, has not clearly lessened it; the values before it come back then."""
+        if self.after is None or turn == 0:
             return False
-        self.run.log.append({"left": float(now.mean())})
-        gain = None if self.least is None else (self.least - now).double()
-        if gain is None or float(gain.mean()) > float(gain.std(correction=0)) / math.sqrt(len(gain)):
-            self.least, self.vain = now, 0
-        else:
-            self.vain += 1
-        return self.vain == _VAIN
+        now = self.measured()
+        assert now is not None
+        gain = (self.after - now).double()
+        if turn > 1 and float(gain.mean()) <= float(gain.std(correction=0)) / math.sqrt(len(gain)):
+            _restore(self.handle, self.kept)
+            return True
+        self.after, self.kept = now, _copy(self.handle)
+        return False
 
 
 def _gentle(steps: int, pace: Pace | None, run: Run) -> int:
