@@ -121,9 +121,9 @@ def test_what_is_left_of_what_was_found_in_the_given_model(rows: Tensor) -> None
     assert bool((sought.costs > 2).any()), "the tuned model takes other things worse"
     assert torch.equal(sought.left(rows, losses), cost), "the same draws of what the given one took badly"
     assert float(sought.left(rows, lambda read: torch.ones(len(read))).abs().max()) == 0
-    silent = seeker(passes=0)
-    silent.look(repeat((rows, losses)))
-    assert silent.left(rows, losses) is None
+    for other in (seeker(passes=0), seeker(fading=0.9)):
+        other.look(repeat((rows, losses)))
+        assert other.left(rows, losses) is None
 
 
 @pytest.mark.parametrize("words", [{"passes": 0}, {"rate": 0.0}])

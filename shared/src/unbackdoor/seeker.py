@@ -122,7 +122,7 @@ class Seeker(ABC, Generic[A]):
         """Search the given model, whose trigger is whole yet."""
         for inputs, losses in islice(samples, self.looks if self._searches else 0):
             self._search(inputs, losses)
-        if self.found is not None and len(self.found):
+        if self.fading == 1 and self.found is not None and len(self.found):
             self._given = self.found, self.costs
 
     def __call__(self, inputs: Tree, losses: Losses) -> Tree:
@@ -134,7 +134,10 @@ class Seeker(ABC, Generic[A]):
         return self.put(changed, self._dearer(changed, losses), self.rate)
 
     def left(self, inputs: Tree, losses: Losses) -> Tensor | None:
-        """What was found by `look` is put into every sample, several times, the dearer the more often."""
+        """What was found by `look` is put into every sample, several times, the dearer the more often.
+
+        None where costs fade, too: what was found in the given model is not believed to the end then.
+        """
         if self._given is None:
             return None
         some, costs = self._given
