@@ -126,6 +126,18 @@ def test_what_is_left_of_what_was_found_in_the_given_model(rows: Tensor) -> None
         assert other.left(rows, losses) is None
 
 
+def test_what_is_left_is_weighed_by_what_each_thing_cost_the_given_model(rows: Tensor) -> None:
+    class TwoThings(SoughtNumbers):
+        def drawn(self, inputs: Tensor) -> Numbers:
+            return Numbers(torch.arange(len(inputs)) % 2.0 + 2)
+
+    sought = TwoThings(0.8, torch.Generator().manual_seed(0), passes=1, looks=1)
+    sought.look(repeat((rows, lambda read: torch.where(read[:, 1] == 2, 3.0, torch.where(read[:, 1] == 3, 1.0, 0.0)))))
+    assert sought.costs.tolist() == [3.0] * 32 + [1.0] * 16
+    dear = sought.left(rows, lambda read: (read[:, 1] == 2).float())
+    assert float(dear.mean()) == pytest.approx(96 / 112, abs=0.05), "not 32 / 48"
+
+
 @pytest.mark.parametrize("words", [{"passes": 0}, {"rate": 0.0}])
 def test_without_searches_the_model_is_never_asked(rows: Tensor, words: dict) -> None:
     def never(read: Tensor) -> Tensor:

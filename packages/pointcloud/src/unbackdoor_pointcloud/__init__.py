@@ -29,7 +29,7 @@ KIT = TaskKit(
         attack="pointpba-i",
         data_options={"points": 96},
         train_options={"epochs": 30},
-        attack_options={"share": 0.04, "rate": 0.1},
+        attack_options={"share": 0.04, "rate": 0.2},
     ),
     picture=draw_picture,
     preview=draw_preview,
