@@ -49,8 +49,9 @@ def demo(
     """See a backdoor trained, removed and drawn.
 
     Trains a backdoored model on data at hand, purifies copies of it with
-    several methods and draws the result: less than a minute and a half on
-    two cores, no download. The methods see the clean samples alone.
+    several methods and draws the result, without a download: less than
+    a minute and a half on two cores for images, a few minutes for other
+    tasks. The methods see the clean samples alone.
     """
     import torch
 
