@@ -20,8 +20,8 @@ UNPICKLES = {"pickle.load", "pickle.loads", "joblib.load", "dill.load", "cloudpi
 
 
 def tracked() -> list[Path]:
-    """Files of the checkout that git does not ignore; all of them where there is no git."""
-    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    """Files that are committed or staged, not a user's own, such as an environment; all files where there is no git."""
+    words = ["git", "ls-files", "--cached", "-z"]
     try:
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
