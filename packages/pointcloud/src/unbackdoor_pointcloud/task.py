@@ -60,7 +60,7 @@ class PointTask(ClassTask):
     rotate: str = "none"
     mixture: str = "path"
     disturbed: float = 0.6
-    searched: int = 8
+    searched: int = 16
     choices: int = 2
 
     def __post_init__(self) -> None:

@@ -58,7 +58,7 @@ class FastFIP(Purifier):
     lr: float = option(0.2, "peak learning rate of SGD on the shifts")
     momentum: float = option(0.9, "momentum of SGD")
     schedule: Schedule = option("one-cycle", "learning rate over the run: one-cycle, cosine, step or constant")
-    clip: float | None = option(None, "largest norm of the gradient of all shifts together")
+    clip: float | None = option(1.0, "largest norm of the gradient of all shifts together; None for no bound")
     relative: bool = option(True, "shifts in units of their singular value")
     floor: float | None = option(0.05, "smallest singular value in units of the given one; None for no bound but 0")
     gain: float | None = option(
