@@ -199,7 +199,33 @@ def test_sparse_samples_are_tuned_on_in_one_round_without_attenuation() -> None:
     assert calls == [(4, 1.0)], "a third of the steps"
     torch.testing.assert_close(model.values["value"], torch.ones(1, dtype=torch.float64))
     assert run.log == []
-    assert "one round without attenuation, of 4 steps" in run.notices[0]
+    assert "no attenuation but one round, of 4 steps" in run.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("costs", "rates"),
+    [
+        ([6.0, 1.0], [0.25]),  # a sixth is little enough
+        ([6.0, 1.1, 0.9], [0.25, 0.5]),
+        ([6.0, 5.0, 7.0, 3.0, 2.0, 0.5], [0.25, 0.5, 1.0, 1.0, 1.0]),  # never faster than asked for, none undone
+        ([6.0] * 7, [0.25, 0.5, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_sparse_samples_are_tuned_on_faster_until_what_was_found_costs_little(
+    costs: list[float], rates: list[float]
+) -> None:
+    model, run, task = _setting(0)
+    run.sparse, pace = True, Pace(0.5)
+    run.disturbers.append(Remembering(costs))  # type: ignore[arg-type]
+    calls: list[tuple[int, float]] = []
+    _go(
+        model, run, task, lambda steps, share, message: calls.append((steps, 2 * pace.factor)),
+        steps=120, attenuation=0.7, pace=pace,
+    )  # fmt: skip
+    assert calls == [(20, rate) for rate in rates]
+    told = [entry["left"] for entry in run.log]
+    assert told == pytest.approx(costs[: len(rates) + 1], abs=1e-6)
+    assert f"{len(rates)} of at most 6 rounds (what the search found costs the clean samples" in run.notices[0]
 
 
 @pytest.mark.parametrize(("attenuation", "factor", "steps"), [(0.7, 0.25, 4), (1.0, 1.0, 10)])

@@ -25,6 +25,8 @@ _COLLAPSE = 15.0
 _SLOWER = 8.0
 _LONGER = 3
 _GENTLER = 4.0
+_TURNS = 6
+_ENOUGH = 1 / 6
 _LEAST = 1 / 64
 
 
@@ -87,8 +89,11 @@ def attenuate_and_recover(
     the rounds a third as many, each as much longer, at most twice, and all begins anew.
 
     Where nothing could be held out since classes have a single sample each (`Run.sparse`), nothing tells how much of
-    the attenuation is made good on other samples, nor when tuning on so few begins to harm: there is one round without
-    it, of a third of the steps at a quarter of the learning rate. An attenuation of 1 leaves both as they are given.
+    the attenuation is made good on other samples, nor when tuning on so few begins to harm. So there is none, and the
+    tuning is as gentle as suffices: up to six rounds of a sixth of the steps, the first at a quarter of the learning
+    rate, each at twice the last one's up to the whole, until what was found in the given model costs the tuned samples
+    a sixth of what it did. Where nothing was found there is one round, of a third of the steps at a quarter of the
+    learning rate. An attenuation of 1 leaves all that as it is given.
 
     ``rounds=1, attenuation=1`` is the papers' plain optimisation from the given model.
 
@@ -111,7 +116,8 @@ def attenuate_and_recover(
     """
     _check(rounds, attenuation, max_clean_drop)
     if run.sparse and attenuation < 1:
-        rounds, attenuation, steps = 1, 1.0, _gentle(steps, pace, run)
+        _tune_gently(_Remains.of(handle, model, task, run, [clean]), tune, run, steps, pace or Pace())
+        return
     judged = run.holdout is not None or attenuation < 1
     budget = CleanBudget.of(model, task, clean, run, max_clean_drop) if judged else None
     remains = _Remains.of(handle, model, task, run, [] if budget is None or attenuation == 1 else budget.judges)
@@ -202,16 +208,26 @@ class _Remains:
         return False
 
 
-def _gentle(steps: int, pace: Pace | None, run: Run) -> int:
-    """How many steps there are where nothing judges; the pace becomes slower."""
-    steps = math.ceil(steps / _LONGER)
-    if pace is not None:
-        pace.factor /= _GENTLER
+def _tune_gently(remains: _Remains, tune: Callable[[int, float, str], None], run: Run, steps: int, pace: Pace) -> None:
+    """Rounds without attenuation, each faster than the last, until what was found in the given model costs little."""
+    given, whole = remains.after, pace.factor
+    rounds = min(_TURNS, steps) if given is not None else 1
+    each = math.ceil(steps / (_TURNS if given is not None else _LONGER))
+    pace.factor /= _GENTLER
+    for turn in range(1, rounds + 1):
+        tune(each, 1.0, f"round {turn} of at most {rounds}" if rounds > 1 else "")
+        now = None if given is None else remains.measured()
+        if given is None or now is None or float(now.mean()) <= _ENOUGH * float(given.mean()):
+            break
+        pace.factor = min(whole, 2 * pace.factor)
+    said = f"{turn} of at most {rounds} rounds" if rounds > 1 else "one round"
+    if given is not None and now is not None:
+        said += f" (what the search found costs the clean samples {float(now.mean()):.1f} nats, "
+        said += f"{float(given.mean()):.1f} before)"
     run.notice(
-        f"for want of samples that judge, there was one round without attenuation, of {steps} steps, a third of those "
-        f"asked for, at 1/{_GENTLER:g} of the learning rate. attenuation=1 leaves both to the options."
+        f"for want of samples that judge, there was no attenuation but {said}, of {each} steps, the first at "
+        f"1/{_GENTLER:g} of the learning rate. attenuation=1 leaves steps and rate to the options."
     )
-    return steps
 
 
 def _recover(
