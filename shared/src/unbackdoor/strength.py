@@ -10,7 +10,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.budget import CleanBudget, check_drop
+from unbackdoor.budget import CleanBudget, Verdict, check_drop
 from unbackdoor.data import CleanSet
 from unbackdoor.disturbance import left
 from unbackdoor.errors import BadOption
@@ -76,6 +76,8 @@ def attenuate_and_recover(
     purification); else the values before it come back and it is tried again with a milder attenuation, the square
     root, so that the budget is spent finely. After three such retries in all, the last round that counted stands, and
     what is left of the steps goes on from it without attenuation: unless it ends beyond the budget, it is kept.
+    Where the first round costs less than 15 points and no less in a milder form, it is not the attenuation that costs:
+    the stronger form stands, as if it had counted.
 
     Where the search for disturbances found something in the given model (`Disturber.left`), that judges too. Tuning on
     disturbed samples does most of the work then: there are a third as many rounds, each as much longer, and once a
@@ -122,51 +124,118 @@ def attenuate_and_recover(
     budget = CleanBudget.of(model, task, clean, run, max_clean_drop) if judged else None
     remains = _Remains.of(handle, model, task, run, [] if budget is None or attenuation == 1 else budget.judges)
     rounds = min(rounds if remains.after is None else max(1, rounds // _LONGER), steps)
-    each = math.ceil(steps / rounds)
-    retries, asked, cost, turn = 0, attenuation, math.inf, 0
-    while not remains.settled(turn) and turn < rounds:
-        turn += 1
-        before = _copy(handle)
+    going = _Rounds(handle, tune, model, budget, run, pace, steps, rounds, attenuation, attenuation)
+    while not remains.settled(going.turn) and going.turn < going.rounds:
+        if not going.next():
+            break
+
+
+@dataclass
+class _Rounds:
+    """The rounds of one purification, and how strongly and fast they go on."""
+
+    handle: Attenuable
+    tune: Callable[[int, float, str], None]
+    model: nn.Module
+    budget: CleanBudget | None
+    run: Run
+    pace: Pace | None
+    steps: int
+    rounds: int
+    asked: float
+    attenuation: float
+    turn: int = 0
+    retries: int = 0
+    cost: float = math.inf
+
+    def next(self) -> bool:
+        """One round, with its retries; whether another may follow."""
+        self.turn += 1
+        before = _copy(self.handle)
+        stronger: tuple[float, dict[str, Tensor]] | None = None
         while True:
-            if attenuation < 1:
-                handle.attenuate_(attenuation)
-            tune(each, turn / rounds, f"round {turn} of {rounds}" if rounds > 1 else "")
-            if budget is None:
-                break
-            verdict = budget.judge(model, round=turn, attenuation=attenuation)
+            verdict = self._tried()
+            if verdict is None:
+                return True
             if verdict.within:
-                cost = verdict.drop
+                self.cost = verdict.drop
+                return True
+            if self._collapsed(verdict):
+                self._slow_down(verdict)
+                stronger = None
+            elif stronger is not None and stronger[0] <= verdict.drop:
+                self.cost, kept = stronger
+                _restore(self.handle, kept)
                 break
-            collapsed = turn == 1 and verdict.drop >= _COLLAPSE and (retries > 0 or attenuation == 1)
-            if pace is not None and collapsed and pace.factor > _LEAST:
-                pace.factor /= _SLOWER
-                run.notice(
-                    f"the first round cost {verdict.drop:.1f} points on the holdout in a milder form too, so the "
-                    f"rounds began anew with {pace.factor:g} of the learning rate, fewer and longer."
-                )
-                retries, attenuation = 0, asked
-                rounds = max(1, rounds // _LONGER)
-                each = math.ceil(steps / rounds)
-                _restore(handle, before)
-                continue
-            if retries < _RETRIES and attenuation < 1:
-                retries += 1
-                attenuation = math.sqrt(attenuation)
-                _restore(handle, before)
-                continue
-            if turn > 1:
-                _restore(handle, before)
+            elif self.retries < _RETRIES and self.attenuation < 1:
+                self.retries += 1
+                self.attenuation = math.sqrt(self.attenuation)
+                if self.turn == 1 and verdict.drop < _COLLAPSE:
+                    stronger = verdict.drop, _copy(self.handle)
+            elif self.turn > 1:
+                _restore(self.handle, before)
+                break
             else:
-                cost = verdict.drop
-            if asked < 1:
-                last = max(1, turn - 1)
-                cost = _recover(handle, tune, model, budget, cost, last, rounds, each)
-            if turn == 1 and cost > max_clean_drop:
-                run.notice(
-                    f"even the mildest round cost {cost:.1f} points on the holdout, more than the budget of "
-                    f"{max_clean_drop:g}; it was kept all the same. More clean samples or steps may help."
-                )
+                self.cost = verdict.drop
+                break
+            _restore(self.handle, before)
+        self._end()
+        return False
+
+    def _tried(self) -> Verdict | None:
+        """One round as strong as it is now; None where nothing judges."""
+        if self.attenuation < 1:
+            self.handle.attenuate_(self.attenuation)
+        message = f"round {self.turn} of {self.rounds}" if self.rounds > 1 else ""
+        self.tune(self._each, self.turn / self.rounds, message)
+        if self.budget is None:
+            return None
+        return self.budget.judge(self.model, round=self.turn, attenuation=self.attenuation)
+
+    @property
+    def _each(self) -> int:
+        """Steps of a round."""
+        return math.ceil(self.steps / self.rounds)
+
+    def _collapsed(self, verdict: Verdict) -> bool:
+        """Whether a slower pace is what the first round wants."""
+        milder = self.retries > 0 or self.attenuation == 1
+        slower = self.pace is not None and self.pace.factor > _LEAST
+        return self.turn == 1 and verdict.drop >= _COLLAPSE and milder and slower
+
+    def _slow_down(self, verdict: Verdict) -> None:
+        assert self.pace is not None
+        self.pace.factor /= _SLOWER
+        self.run.notice(
+            f"the first round cost {verdict.drop:.1f} points on the holdout in a milder form too, so the "
+            f"rounds began anew with {self.pace.factor:g} of the learning rate, fewer and longer."
+        )
+        self.retries, self.attenuation = 0, self.asked
+        self.rounds = max(1, self.rounds // _LONGER)
+
+    def _end(self) -> None:
+        """Nothing is attenuated any more; the values are those of the last round that stands."""
+        assert self.budget is not None
+        if self.asked < 1:
+            self._recover(max(1, self.turn - 1))
+        if self.turn == 1 and self.cost > self.budget.max_clean_drop:
+            self.run.notice(
+                f"the first round costs {self.cost:.1f} points on the holdout however mild it is, more than the budget "
+                f"of {self.budget.max_clean_drop:g}; it was kept all the same. More clean samples or steps may help."
+            )
+
+    def _recover(self, last: int) -> None:
+        """Spend the steps of the rounds after ``last`` without attenuation; that is kept unless it costs more."""
+        assert self.budget is not None
+        if last == self.rounds:
             return
+        before = _copy(self.handle)
+        self.tune((self.rounds - last) * self._each, last / self.rounds, "for what is left of the steps")
+        verdict = self.budget.judge(self.model, round=last, attenuation=1.0)
+        if verdict.within or verdict.drop < self.cost:
+            self.cost = verdict.drop
+        else:
+            _restore(self.handle, before)
 
 
 @dataclass
@@ -228,28 +297,6 @@ def _tune_gently(remains: _Remains, tune: Callable[[int, float, str], None], run
         f"for want of samples that judge, there was no attenuation but {said}, of {each} steps, the first at "
         f"1/{_GENTLER:g} of the learning rate. attenuation=1 leaves steps and rate to the options."
     )
-
-
-def _recover(
-    handle: Attenuable,
-    tune: Callable[[int, float, str], None],
-    model: nn.Module,
-    budget: CleanBudget,
-    cost: float,
-    last: int,
-    rounds: int,
-    each: int,
-) -> float:
-    """Spend the steps of the rounds after ``last`` without attenuation; what they cost is kept unless it is more."""
-    if last == rounds:
-        return cost
-    before = _copy(handle)
-    tune((rounds - last) * each, last / rounds, "for what is left of the steps")
-    verdict = budget.judge(model, round=last, attenuation=1.0)
-    if verdict.within or verdict.drop < cost:
-        return verdict.drop
-    _restore(handle, before)
-    return cost
 
 
 def _check(rounds: int, attenuation: float, max_clean_drop: float) -> None:
