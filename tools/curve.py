@@ -21,6 +21,7 @@ import unbackdoor
 from unbackdoor.purifier import Progress
 from unbackdoor.report import versions
 from unbackdoor.scene import Scene, open_victim
+from unbackdoor_cli.allocation import keep_freed_memory
 
 
 def main() -> None:
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     options = {name: json.loads(value) for name, value in arguments.option}
     curves: list[dict[str, Any]] = []

@@ -36,6 +36,7 @@ from unbackdoor.registry import kit
 from unbackdoor.report import versions
 from unbackdoor.scene import Plan, open_victim
 from unbackdoor.task import Task
+from unbackdoor_cli.allocation import keep_freed_memory
 
 METHODS = ["bn-only", "ft", "nft", "f-fip"]
 
@@ -65,6 +66,7 @@ def main() -> None:
     if arguments.join:
         write(arguments.out, joined([json.loads(part.read_text(encoding="utf-8")) for part in arguments.join]))
         return
+    keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     options = {name: json.loads(value) for name, value in arguments.option}

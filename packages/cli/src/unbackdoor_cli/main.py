@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from unbackdoor_cli import __version__
+from unbackdoor_cli.allocation import keep_freed_memory
 from unbackdoor_cli.commands.attack import attack
 from unbackdoor_cli.commands.card import card
 from unbackdoor_cli.commands.compare import compare
@@ -78,6 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run() -> None:
     """The entry point."""
+    keep_freed_memory()
     sys.exit(main())
 
 
