@@ -12,10 +12,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import torch
+from results import commanded
 
 import unbackdoor
 from unbackdoor.purifier import Progress
@@ -43,7 +43,11 @@ def main() -> None:
         scene = open_victim(folder, data_path=arguments.data_path)
         for method in arguments.methods:
             curves.append(followed(scene, method, options, arguments.every))
-            content = {"command": commanded(arguments), "curves": curves, "versions": versions(torch.device("cpu"))}
+            content = {
+                "command": commanded(arguments, "curve.py"),
+                "curves": curves,
+                "versions": versions(torch.device("cpu")),
+            }
             arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -72,17 +76,6 @@ def followed(scene: Scene, method: str, options: dict[str, Any], every: int) -> 
     )
     said = {"attack": victim.card.attack, "seed": seed, "method": method, "options": dict(report.options)}
     return said | {"points": points, "left": [entry["left"] for entry in report.log if "left" in entry]}
-
-
-def commanded(arguments: argparse.Namespace) -> str:
-    """The command line, without the folders of this machine."""
-    words = " ".join(["python", "tools/curve.py", *map(quote, sys.argv[1:])])
-    words = words.replace(str(arguments.out), f"docs/results/{arguments.out.name}")
-    if arguments.data_path:
-        words = words.replace(arguments.data_path, "data")
-    for folder in arguments.victim:
-        words = words.replace(str(folder), f"victims/{folder.name}")
-    return words
 
 
 if __name__ == "__main__":

@@ -128,9 +128,9 @@ def recipe(card: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in card.items() if name not in ("clean_samples", "test")}
 
 
-def commanded(arguments: argparse.Namespace) -> str:
-    """The command line, without the folders of this machine."""
-    words = " ".join(["python", "tools/results.py", *map(quote, sys.argv[1:])]).replace(" --append", "")
+def commanded(arguments: argparse.Namespace, tool: str = "results.py") -> str:
+    """The command line of a tool, without the folders of this machine."""
+    words = " ".join(["python", f"tools/{tool}", *map(quote, sys.argv[1:])]).replace(" --append", "")
     words = words.replace(str(arguments.out), f"docs/results/{arguments.out.name}").replace(str(Path.home()), "~")
     if arguments.data_path:
         words = words.replace(arguments.data_path, "data")
