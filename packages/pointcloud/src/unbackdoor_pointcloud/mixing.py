@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -81,7 +83,7 @@ def match(first: Tensor, second: Tensor) -> Tensor:
     """The assignment of points with the smallest sum of distances, by SciPy's solver on the CPU.
 
     The solver is cubic in the number of points, so more than 128 are matched in blocks of as many, each the best
-    possible; the order of points should then be random.
+    possible; the order of points should then be random. Pairs of clouds are shared out to all cores.
 
     Args:
         first: Shape ``(batch, points, 3)``.
@@ -92,10 +94,11 @@ def match(first: Tensor, second: Tensor) -> Tensor:
     """
     solve = importlib.import_module("scipy.optimize").linear_sum_assignment
     parts, start = [], 0
-    for mine, theirs in zip(first.split(_BLOCK, dim=1), second.split(_BLOCK, dim=1), strict=True):
-        cost = squared_distances(mine.transpose(1, 2), theirs.transpose(1, 2)).sqrt().detach().cpu().numpy()
-        parts.append(torch.from_numpy(np.stack([solve(one)[1] for one in cost])) + start)
-        start += mine.shape[1]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the solver releases Python's lock
+        for mine, theirs in zip(first.split(_BLOCK, dim=1), second.split(_BLOCK, dim=1), strict=True):
+            cost = squared_distances(mine.transpose(1, 2), theirs.transpose(1, 2)).sqrt().detach().cpu().numpy()
+            parts.append(torch.from_numpy(np.stack([found[1] for found in pool.map(solve, cost)])) + start)
+            start += mine.shape[1]
     return torch.cat(parts, dim=1).long().to(first.device)
 
 
