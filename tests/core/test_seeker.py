@@ -131,8 +131,9 @@ def test_what_is_left_is_weighed_by_what_each_thing_cost_the_given_model(rows: T
         def drawn(self, inputs: Tensor) -> Numbers:
             return Numbers(torch.arange(len(inputs)) % 2.0 + 2)
 
-    sought = TwoThings(0.8, torch.Generator().manual_seed(0), passes=1, looks=1)
-    sought.look(repeat((rows, lambda read: torch.where(read[:, 1] == 2, 3.0, torch.where(read[:, 1] == 3, 1.0, 0.0)))))
+    sought = TwoThings(0.8, torch.Generator().manual_seed(0), passes=1)
+    once = iter([(rows, lambda read: torch.where(read[:, 1] == 2, 3.0, torch.where(read[:, 1] == 3, 1.0, 0.0)))])
+    sought.look(once)
     assert sought.costs.tolist() == [3.0] * 32 + [1.0] * 16
     dear = sought.left(rows, lambda read: (read[:, 1] == 2).float())
     assert float(dear.mean()) == pytest.approx(96 / 112, abs=0.05), "not 32 / 48"
@@ -214,3 +215,30 @@ def test_what_is_known_is_varied_in_search_of_something_dearer(rows: Tensor) -> 
     sought.look(repeat((rows, losses)))
     assert sought.found is not None
     assert float((sought.found.values - TRIGGER).abs().max()) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("looks", "costs", "made"),
+    [
+        (4, [1.0] * 20, 4),
+        (4, [1, 1, 1, 1.3, 1.3, 1.3, 1.35, 1.35, 1.35], 6),  # a tenth dearer after four, not after six
+        (4, [1, 1, 1, 1.05, 1.05, 9], 4),
+        (4, [2.0**turn for turn in range(30)], 16),  # four times as many at most
+        (4, [1, 1, 0, 0, 0, 0], 4),
+        (4, [-1.0] * 20, 4),  # nothing costs anything
+        (1, [1, 2, 2, 2], 3),
+        (3, [1, 1, 2, 2, 2], 4),
+    ],
+)
+def test_the_given_model_is_searched_while_that_makes_things_dearer(
+    rows: Tensor, looks: int, costs: list[float], made: int
+) -> None:
+    sought, searches = seeker(looks=looks, most=1), []
+
+    def tried(inputs: Tensor, losses: object):
+        searches.append(len(searches))
+        yield Numbers(torch.zeros(len(inputs))), torch.full((len(inputs),), float(costs[len(searches) - 1]))
+
+    sought.tried = tried  # type: ignore[method-assign]
+    sought.look(repeat((rows, losses)))
+    assert len(searches) == made
