@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-QUICK = ["--task", "toy", "--methods", "bn-only,nft"]
+QUICK = ["--task", "toy", "--methods", "bn-only,nft", "--jobs", "1"]
 
 
 def test_demo_json_has_the_promised_form(call):
@@ -49,6 +49,29 @@ def test_demo_over_seeds_gives_means_and_every_run(call):
     assert [run["seed"] for run in payload["runs"]] == [0, 1]
     means = [sum(run["rows"][1]["clean"] for run in payload["runs"]) / 2]
     assert payload["rows"][1]["clean"] == pytest.approx(means[0], abs=1e-3)
+
+
+def test_demo_of_methods_side_by_side_has_the_same_figures(call, folder):
+    words = ["demo", "--task", "toy", "--methods", "bn-only,ft,nft", "--seed", 3, "--json"]
+    alone, together = (call(*words, "--jobs", jobs, "--force").json for jobs in (1, 2))
+    for rows in (alone["rows"], together["rows"]):
+        assert all((row.pop("seconds") > 0) == (row["method"] != "none") for row in rows)
+    assert alone == together
+    assert [path.name for path in folder.iterdir()] == ["unbackdoor-demo.png"]
+
+
+def test_demo_runs_as_many_methods_as_there_are_cores(call, monkeypatch):
+    asked = []
+
+    def together(victim, purifiers, tells, *, seed, jobs):
+        asked.append((len(tells), jobs))
+        return [(victim.model, 1.0) for _ in purifiers]
+
+    monkeypatch.setattr("unbackdoor_cli.workers.purify_together", together)
+    for cores, methods in ((4, "bn-only,ft,nft"), (2, "bn-only,ft,nft"), (4, "bn-only"), (1, "bn-only,ft")):
+        monkeypatch.setattr("unbackdoor_cli.workers.cores", lambda cores=cores: cores)
+        assert call("demo", "--task", "toy", "--methods", methods, "--json").code == 0
+    assert asked == [(3, 3), (3, 2)]
 
 
 def test_demo_without_methods_is_refused(call):

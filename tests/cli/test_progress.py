@@ -25,6 +25,18 @@ def test_progress_tells_stage_and_scalars_to_a_terminal():
     assert all(word in screen.getvalue() for word in ("training", "loss 0.25", "measuring"))
 
 
+def test_progress_of_what_runs_side_by_side_has_a_line_each():
+    output, screen = watched(as_json=False)
+    with stages(output) as shown:
+        for told in shown.together(["nft", "f-fip"]):
+            told(1, 4, {"loss": 0.5})
+        lines = [(line.description, line.completed, line.total, line.finished) for line in shown._bars.tasks]
+        assert lines == [("nft", 1, 4, False), ("f-fip", 1, 4, False)]
+        with shown.short("drawing"):
+            assert all(line.finished for line in shown._bars.tasks[:2])
+    assert all(word in screen.getvalue() for word in ("nft", "f-fip", "drawing"))
+
+
 def test_progress_is_silent_with_json():
     output, screen = watched(as_json=True)
     with stages(output) as shown:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -31,6 +32,12 @@ class Stages:
         """What a purifier calls with its progress."""
         line = self._line(title)
         return lambda now: self._move(line, now.step, now.steps, now.scalars)
+
+    def together(self, titles: Sequence[str]) -> list[Callable[[int, int, Mapping[str, float]], None]]:
+        """What purifications that run side by side call with step, steps and scalars."""
+        first, *rest = titles
+        lines = [self._line(first), *(self._bars.add_task(title, total=None, scalars="") for title in rest)]
+        return [partial(self._move, line) for line in lines]
 
     @contextmanager
     def short(self, title: str) -> Iterator[None]:

@@ -38,6 +38,10 @@ def demo(
     seeds: Annotated[
         int, typer.Option(min=1, metavar="N", help="Repeat with that many seeds, counted up from --seed.")
     ] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help=r"Methods at a time. \[default: one a core; on a GPU 1]"),
+    ] = None,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help=rf"The picture. \[default: {DEFAULT_PICTURE}, or a new name]")
     ] = None,
@@ -65,6 +69,7 @@ def demo(
     from unbackdoor_cli.progress import stages
     from unbackdoor_cli.tables import demonstration, excerpt, measured_by
     from unbackdoor_cli.victims import checked, device_of
+    from unbackdoor_cli.workers import cores
 
     output = Output(as_json=json)
     where = picture or (DEFAULT_PICTURE if force else fresh_name(DEFAULT_PICTURE))
@@ -75,12 +80,13 @@ def demo(
         raise BadOption("--methods names none; give at least one, such as --methods nft.")
     plan = checked(_with_data(Plan.of_demo(kit, attack), data, data_path), kit)
     chosen = device_of(device)
+    at_once = min(jobs or cores(), len(purifiers)) if chosen.type == "cpu" else 1
     torch.set_num_threads(1)  # the demo's model is small: threads would wait for each other, and add in another order
     runs: list[list[dict[str, Any]]] = []
     examples: list[Mapping[str, str]] = []
     with stages(output) as shown:
         for number in range(seeds):
-            scene, models, rows = _run(task, kit, plan, purifiers, seed + number, chosen, shown)
+            scene, models, rows = _run(task, kit, plan, purifiers, seed + number, chosen, at_once, shown)
             runs.append(rows)
             if number == 0:
                 with shown.short("drawing"):
@@ -125,24 +131,43 @@ def _with_data(plan: Plan, data: str | None, path: Path | None) -> Plan:
 
 
 def _run(
-    task: str, kit: TaskKit, plan: Plan, purifiers: list[Purifier], seed: int, device: torch.device, shown: Stages
+    task: str,
+    kit: TaskKit,
+    plan: Plan,
+    purifiers: list[Purifier],
+    seed: int,
+    device: torch.device,
+    jobs: int,
+    shown: Stages,
 ) -> tuple[Scene, dict[str, nn.Module], list[dict[str, Any]]]:
-    import unbackdoor
     from unbackdoor.evaluate import evaluate
     from unbackdoor_cli.victims import train_victim
+    from unbackdoor_cli.workers import purify_together
 
     scene = train_victim(task, kit, plan, seed=seed, device=device, stages=shown)
     victim = scene.victim
+    if jobs > 1:
+        tells = shown.together([f"purifying with {purifier.name}" for purifier in purifiers])
+        made = purify_together(victim, purifiers, tells, seed=seed, jobs=jobs)
+    else:
+        made = [_purified(scene, purifier, seed, shown) for purifier in purifiers]
     models: dict[str, nn.Module] = {"backdoored": victim.model}
     rows = [_row("none", victim.card.figures, 0.0)]
-    for purifier in purifiers:
-        watch = shown.watching(f"purifying with {purifier.name}")
-        purified, report = unbackdoor.purify(
-            victim.model, scene.data.clean, task=scene.task, method=purifier, seed=seed, watch=watch
-        )
-        models[purifier.name] = purified
-        rows.append(_row(purifier.name, evaluate(purified, scene.data.test, scene.task, victim.attack), report.seconds))
+    for purifier, (model, seconds) in zip(purifiers, made, strict=True):
+        models[purifier.name] = model
+        with shown.short(f"measuring {purifier.name}"):
+            rows.append(_row(purifier.name, evaluate(model, scene.data.test, scene.task, victim.attack), seconds))
     return scene, models, rows
+
+
+def _purified(scene: Scene, purifier: Purifier, seed: int, shown: Stages) -> tuple[nn.Module, float]:
+    import unbackdoor
+
+    watch = shown.watching(f"purifying with {purifier.name}")
+    model, report = unbackdoor.purify(
+        scene.victim.model, scene.data.clean, task=scene.task, method=purifier, seed=seed, watch=watch
+    )
+    return model, report.seconds
 
 
 def _row(method: str, figures: Any, seconds: float) -> dict[str, Any]:
