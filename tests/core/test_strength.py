@@ -194,6 +194,8 @@ def test_a_milder_first_round_must_cost_less(wrong: list[int], value: float) -> 
 
     def tune(steps: int, share: float, message: str) -> None:
         state["wrong"] = next(judged)
+        if "left" in message:
+            model.values["value"].mul_(3.0)  # costs more than what stood, so it is undone
 
     model.forward = forward  # type: ignore[method-assign]
     _go(model, run, task, tune)
