@@ -20,7 +20,8 @@ def keep_freed_memory() -> bool:
     PyTorch allocates its CPU tensors anew in every step. As it comes, glibc takes each of more than 32 MiB from the
     kernel and gives it back, and the kernel clears its pages every time. Results are the same to the bit; the largest
     amount of memory in use grows, by 1 % in the demo of clips and by 38 % in a loop over one large convolution, since
-    what was freed lies between what is used. It holds for the whole process, so ``unbackdoor``, the program, does it and ``import unbackdoor`` does not.
+    what was freed lies between what is used. It holds for the whole process, so ``unbackdoor``, the program, does it
+    and ``import unbackdoor`` does not.
 
     Returns:
         Whether it was done. Nothing is changed where the environment already says how (``MALLOC_TRIM_THRESHOLD_``,
