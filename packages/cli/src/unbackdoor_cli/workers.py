@@ -110,7 +110,11 @@ def _purify(folder: Path, purifier: Purifier, seed: int, number: int, out: Path)
     scene = open_victim(folder)
     (news,) = _given
 
+    parent = multiprocessing.parent_process()
+
     def watch(now: Progress) -> None:
+        if parent is not None and not parent.is_alive():
+            os._exit(1)  # it was killed: nobody waits for the result
         news.put((number, now.step, now.steps, dict(now.scalars)))
 
     model, report = unbackdoor.purify(
