@@ -17,8 +17,6 @@ __all__ = ["climbed", "worth"]
 
 _STEP = 0.2
 """How far every pixel of a patch moves in a step, of the range from black to white."""
-_OTHERS = 0.5
-"""How much of what another content costs in the same place does not count."""
 
 Put = Callable[[Tree, Patches], Tree]
 """The samples, each with its patch in it."""
@@ -53,9 +51,10 @@ def climbed(
 
 
 def worth(patches: Patches, inputs: Tree, losses: Losses, put: Put, passes: int, generator: torch.Generator) -> Tensor:
-    """What the content of each patch costs, on average over samples, beyond half of what another in its place does.
+    """What the content of each patch costs, on average over samples, for each nat that another in its place does.
 
-    So a patch that hides what the class is known by counts less, which a sound model takes badly too.
+    A patch that hides what the class is known by costs a sound model much too, whatever it shows; a trigger costs much
+    where other contents cost nothing. One nat is added to theirs, so that there it is the cost itself.
 
     Args:
         patches: One for each sample.
@@ -66,17 +65,17 @@ def worth(patches: Patches, inputs: Tree, losses: Losses, put: Put, passes: int,
         generator: Every draw comes from it.
 
     Returns:
-        Nats, ``(len(patches),)``, on the generator's device.
+        ``(len(patches),)``, on the generator's device.
     """
     plain = losses(inputs)
-    mean = torch.zeros(len(patches), device=generator.device)
+    mine, theirs = torch.zeros(2, len(patches), device=generator.device)
     for _ in range(passes):
         order = torch.randperm(len(patches), generator=generator, device=generator.device)
         some = patches[order]
         others = replace(some, content=fillings(_size(some.content), generator))
-        cost = losses(put(inputs, some)) - plain - _OTHERS * (losses(put(inputs, others)) - plain).clamp(min=0)
-        mean[order] += cost.to(mean) / passes
-    return mean
+        mine[order] += (losses(put(inputs, some)) - plain).to(mine) / passes
+        theirs[order] += (losses(put(inputs, others)) - plain).clamp(min=0).to(mine) / passes
+    return mine / (1 + theirs)
 
 
 def _size(content: Tensor) -> tuple[int, int, int, int]:
