@@ -89,20 +89,24 @@ def test_no_random_content_lights_a_checkerboard_and_the_search_finds_it(images:
     assert float((often > 6).float().mean()) > 0.15
 
 
-def test_half_of_what_any_content_costs_in_a_place_does_not_count(images: Tensor) -> None:
-    """Of a model that errs by 5 nats where its upper left corner is hidden, and by 1 where the right edge is black."""
+def test_what_any_content_costs_in_a_place_makes_a_patch_worth_less(images: Tensor) -> None:
+    """Of a model that errs by 5 nats where its upper left corner is hidden, and by 2 where a checkerboard is right."""
 
     def losses(read: Tensor) -> Tensor:
         hidden = (read[:, 0, 0, 0] - 0.5).abs() > 0.1
-        return 0.3 + 5.0 * hidden + 1.0 * (read[:, 0, 10, 19] < 0.05)
+        shown = read[:, 0, 8:14, 16:20]
+        return 0.3 + 5.0 * hidden + 2.0 * ((shown - board).abs().flatten(1).amax(1) < 0.05)
 
+    board = (torch.arange(6)[:, None] + torch.arange(4)) % 2
     start = torch.tensor([[0.0, 0.0], [0.4, 0.8], [0.4, 0.4]]).repeat(20, 1)
-    patches = Patches(start, torch.full((60, 2), 0.3), torch.ones(60, 1, 1, 1), torch.zeros(60, 1, 20, 20))
+    content = torch.zeros(60, 1, 20, 20)
+    content[:, 0, 8:14, 16:20] = board.float()
+    patches = Patches(start, torch.full((60, 2), 0.3), torch.ones(60, 1, 1, 1), content)
     found = worth(patches, images[:60], losses, lambda x, some: x.lerp(some.content, some.covers()), 4, seeded())
     corner, edge, middle = found.view(20, 3).unbind(1)
     assert float(middle.abs().max()) == 0
-    assert abs(float(corner.mean()) - 2.5) < 0.5, "hardly any content leaves the corner as it was"
-    assert float(edge.mean()) > 0.8, "some random contents are black there too"
+    assert abs(float(corner.mean()) - 5 / 6) < 0.1, "hardly any content leaves the corner as it was"
+    assert float(edge.mean()) == pytest.approx(2.0, abs=0.01), "no other content is a checkerboard"
 
 
 def test_what_another_content_gains_is_not_counted_for_a_patch(images: Tensor) -> None:
@@ -113,7 +117,7 @@ def test_what_another_content_gains_is_not_counted_for_a_patch(images: Tensor) -
         return 4.0 + torch.where(corner.amax(1) == 0, 1.0, 0.0) - 3.0 * (corner.std(1) > 0)
 
     found = worth(patches, images, losses, lambda x, some: x.lerp(some.content, some.covers()), 4, seeded())
-    assert float(found.mean()) == pytest.approx(1.0, abs=0.05), "some random contents are black too"
+    assert float(found.mean()) == pytest.approx(1.0, abs=0.1), "some random contents are black too"
 
 
 def test_a_model_that_cuts_the_graph_or_has_no_slope_is_searched_all_the_same(images: Tensor) -> None:

@@ -68,7 +68,8 @@ def worth(patches: Patches, inputs: Tree, losses: Losses, put: Put, passes: int,
         ``(len(patches),)``, on the generator's device.
     """
     plain = losses(inputs)
-    mine, theirs = torch.zeros(2, len(patches), device=generator.device)
+    mine = torch.zeros(len(patches), device=generator.device)
+    theirs = torch.zeros_like(mine)
     for _ in range(passes):
         order = torch.randperm(len(patches), generator=generator, device=generator.device)
         some = patches[order]

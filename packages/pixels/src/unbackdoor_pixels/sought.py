@@ -33,7 +33,7 @@ class SoughtPatches(Seeker[Patches]):
     """The disturber of pixels: a rectangle in a share of the images, a new one or one that was found to cost much.
 
     Hardly any random content comes near a trigger's, so three quarters of a search's passes move that of the rectangles
-    up the gradient of the loss, and the rest tell what it costs beyond half of what another in its place does: see
+    up the gradient of the loss, and the rest tell what it costs for each nat that another in its place does: see
     `unbackdoor_pixels.ascent`.
 
     Attributes are those of `unbackdoor.seeker.Seeker` and these.
@@ -94,7 +94,7 @@ class SoughtPatches(Seeker[Patches]):
         places = zip(costs.tolist(), centres.tolist(), strict=True)
         listed = ", ".join(f"({place[0]:.2f}, {place[1]:.2f}) {cost:.1f}" for cost, place in places)
         return (
-            "of the rectangles that were tried, these cost the model most in some sample (their middle, down and to "
-            f"the right, as a share of the sides, and nats): {listed}. Places that are close to each other may be that "
-            "of a trigger."
+            "of the rectangles that were tried, these cost the model most beside what another content in their place "
+            "does (their middle, down and to the right, as a share of the sides, and nats, divided by one more than "
+            f"another costs): {listed}. Places that are close to each other may be that of a trigger."
         )
