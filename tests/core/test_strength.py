@@ -241,8 +241,8 @@ def test_sparse_samples_are_tuned_on_in_one_round_without_attenuation() -> None:
 @pytest.mark.parametrize(
     ("costs", "rates"),
     [
-        ([8.0, 1.0], [0.125]),  # an eighth is little enough
-        ([8.0, 1.1, 0.9], [0.125, 0.25]),
+        ([8.0, 0.5, 1.0], [0.125, 0.25]),  # an eighth is little enough, after two rounds
+        ([8.0, 1.1, 1.1, 0.9], [0.125, 0.25, 0.25]),
         ([8.0, 5.0, 7.0, 3.0, 2.0, 0.9], [0.125, 0.25, 0.25, 0.25, 0.25]),  # none undone
         ([8.0] * 7, [0.125, 0.25, 0.25, 0.25, 0.25, 0.25]),
     ],
@@ -262,45 +262,7 @@ def test_sparse_samples_are_tuned_on_gently_until_what_was_found_costs_little(
     told = [entry["left"] for entry in run.log]
     assert told == pytest.approx(costs[: len(rates) + 1], abs=1e-6)
     assert f"{len(rates)} of at most 6 rounds, of 20 steps, the first at 1/8 of the learning rate" in run.notices[0]
-    assert f"costs the clean samples {told[-1]:.1f} nats, 8.0 before)." in run.notices[0], "nothing to give back"
-
-
-class Costing:
-    """What it found costs as much as the square of the model's value says."""
-
-    def __init__(self, model: Scale) -> None:
-        self.model = model
-
-    def left(self, inputs: Tensor, losses: object) -> Tensor | None:
-        return 12 * self.model.values["value"].square().expand(len(inputs))
-
-
-@pytest.mark.parametrize(
-    ("given", "near", "far", "share"),
-    [
-        (1.0, 0.1, 1.1, 0.1875),  # 0.1 + share stays below the root of a twelfth, 0.2887, on a grid of 1/32
-        (1.0, 0.3, 1.3, None),  # below an eighth, not below a twelfth
-        (4.0, 0.9, -0.1, 0.96875),  # never too dear: all but the far end
-    ],
-)
-def test_sparse_samples_undisturbed_take_back_what_went_too_far(
-    given: float, near: float, far: float, share: float | None
-) -> None:
-    model, run, task = _setting(0)
-    model.values["value"].fill_(given)
-    run.sparse, pace = True, Pace()
-    run.disturbers.append(Costing(model))  # type: ignore[arg-type]
-    calls: list[tuple[int, float, bool]] = []
-
-    def tune(steps: int, _: float, message: str) -> None:
-        calls.append((steps, pace.factor, pace.disturbed))
-        model.values["value"].fill_(near if pace.disturbed else far)
-
-    _go(model, run, task, tune, steps=120, attenuation=0.7, pace=pace)
-    assert calls == [(20, 0.125, True), (10, 1 / 16, False)][: 1 if share is None else 2]
-    assert float(model.values["value"]) == pytest.approx(near + (share or 0.0) * (far - near))
-    assert ("and then" in run.notices[0]) == (share is not None)
-    assert share is None or f"and then {100 * share:.0f} % of the way that undisturbed samples" in run.notices[0]
+    assert f"costs the clean samples {told[-1]:.1f} nats, 8.0 before)." in run.notices[0]
 
 
 @pytest.mark.parametrize(("attenuation", "factor", "steps"), [(0.7, 0.25, 4), (1.0, 1.0, 10)])

@@ -165,9 +165,7 @@ class CleanLoss:
             return labels
         return replace(labels, teacher=teacher, distil=distil, reuse=reuse)
 
-    def prepare(
-        self, steps: int, batch_size: int, mix: float, *, disturb: bool = True
-    ) -> tuple[CleanSet, Callable[[Batch], Tensor]]:
+    def prepare(self, steps: int, batch_size: int, mix: float) -> tuple[CleanSet, Callable[[Batch], Tensor]]:
         """What the batches of the next ``steps`` steps are drawn from, and the loss on such a batch, a scalar in nats.
 
         Labels alone: the clean samples, augmented anew in each step. With a teacher: augmented samples made now, with
@@ -177,17 +175,15 @@ class CleanLoss:
             steps: Number of steps.
             batch_size: Samples a step.
             mix: Of `Task.augment`.
-            disturb: Whether the model reads them through the disturber, if there is one.
         """
-        loss = self if disturb else replace(self, disturber=None)
         if self.teacher is None:
-            return self.clean, partial(loss._of_labels, mix=mix)
+            return self.clean, partial(self._of_labels, mix=mix)
         drawn = self.clean.batches(batch_size, self.run.generator)
         made = [
             self.teacher.answer(self.task, self.task.augment(next(drawn), self.run.generator, mix=mix))
             for _ in range(math.ceil(steps / self.reuse))
         ]
-        return CleanSet.join(made).measured(self.task.extents), loss._of_answers
+        return CleanSet.join(made).measured(self.task.extents), self._of_answers
 
     def _of_labels(self, batch: Batch, mix: float) -> Tensor:
         mixed = self.task.augment(batch, self.run.generator, mix=0.0 if self.run.sparse else mix)

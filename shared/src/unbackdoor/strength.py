@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Protocol, Self
 
 import torch
@@ -25,26 +24,21 @@ _COLLAPSE = 15.0
 """Points of clean accuracy; a first round that costs as much, also in a milder form, did not converge."""
 _SLOWER = 8.0
 _LONGER = 3
-_GENTLE, _GENTLER, _GENTLEST = 4.0, 8.0, 16.0
+_GENTLE, _GENTLER = 4.0, 8.0
 _TURNS = 6
 _ENOUGH = 1 / 8
-_SPARE = 1 / 12
-_SLOWEST = 1 / 16
-_HALVINGS = 5
 _LEAST = 1 / 64
 
 
 @dataclass
 class Pace:
-    """How a method's optimisation goes on, which the rounds decide.
+    """How fast a method's optimisation goes, which the rounds may slow down.
 
     Attributes:
         factor: Of the learning rate.
-        disturbed: Whether the model is tuned on disturbed samples, where the method disturbs any.
     """
 
     factor: float = 1.0
-    disturbed: bool = True
 
 
 class Attenuable(Protocol):
@@ -98,12 +92,10 @@ def attenuate_and_recover(
 
     Where nothing could be held out since classes have a single sample each (`Run.sparse`), nothing tells how much of
     the attenuation is made good on other samples, nor when tuning on so few begins to harm. So there is none, and the
-    tuning is as gentle as suffices: up to six rounds of a sixth of the steps, the first at an eighth of the learning
+    tuning is as gentle as suffices: two to six rounds of a sixth of the steps, the first at an eighth of the learning
     rate and the others at a quarter, until what was found in the given model costs the tuned samples an eighth of what
-    it did. Where a round went further than that, half as many steps on undisturbed samples follow, at a sixteenth of
-    the rate. They would bring the trigger back in full, and with it accuracy that the disturbances took; of the
-    straight line there so much is gone as leaves that cost below a twelfth. Where nothing was found there is one round,
-    of a third of the steps at a quarter of the learning rate. An attenuation of 1 leaves all that as it is given.
+    it did. Where nothing was found there is one round, of a third of the steps at a quarter of the learning rate. An
+    attenuation of 1 leaves all that as it is given.
 
     ``rounds=1, attenuation=1`` is the papers' plain optimisation from the given model.
 
@@ -271,12 +263,6 @@ class _Remains:
             self.run.log.append({"left": float(now.mean())})
         return now
 
-    def mean(self) -> float:
-        """`measured`, where something was found."""
-        now = self.measured()
-        assert now is not None
-        return float(now.mean())
-
     def settled(self, turn: int) -> bool:
         """Whether round ``turn``, not the first, has not clearly lessened it; the values before it come back then."""
         if self.after is None or turn == 0:
@@ -292,7 +278,7 @@ class _Remains:
 
 
 def _tune_gently(remains: _Remains, tune: Callable[[int, float, str], None], run: Run, steps: int, pace: Pace) -> None:
-    """Rounds without attenuation until what was found in the given model costs little; too much of it is given back."""
+    """Rounds without attenuation, until what was found in the given model costs little."""
     given, whole = remains.after, pace.factor
     if given is None:
         each, pace.factor = math.ceil(steps / _LONGER), whole / _GENTLE
@@ -303,39 +289,19 @@ def _tune_gently(remains: _Remains, tune: Callable[[int, float, str], None], run
         for turn in range(1, rounds + 1):
             pace.factor = whole / (_GENTLER if turn == 1 else _GENTLE)
             tune(each, 1.0, f"round {turn} of at most {rounds}")
-            now = remains.mean()
-            if now <= _ENOUGH * before:
+            now = remains.measured()
+            assert now is not None
+            if turn > 1 and float(now.mean()) <= _ENOUGH * before:
                 break
         said = (
             f"{turn} of at most {rounds} rounds, of {each} steps, the first at 1/{_GENTLER:g} of the learning rate and "
-            f"the others at 1/{_GENTLE:g} (what the search found costs the clean samples {now:.1f} nats, "
+            f"the others at 1/{_GENTLE:g} (what the search found costs the clean samples {float(now.mean()):.1f} nats, "
             f"{before:.1f} before)"
         )
-        if now < _SPARE * before:
-            pace.factor, pace.disturbed = whole / _GENTLEST, False
-            last = _towards(remains, partial(tune, math.ceil(each / 2), 1.0, "on undisturbed samples"), _SPARE * before)
-            said += f", and then {100 * last:.0f} % of the way that undisturbed samples lead"
     run.notice(
         f"for want of samples that judge, there was no attenuation but {said}. attenuation=1 leaves steps and rate to "
         "the options."
     )
-
-
-def _towards(remains: _Remains, tune: Callable[[], None], limit: float) -> float:
-    """Go as far on the straight line to where ``tune`` ends as what was found stays within ``limit``; which share."""
-    near = _copy(remains.handle)
-    tune()
-    far, low, high = _copy(remains.handle), 0.0, 1.0
-
-    def go(share: float) -> None:
-        _restore(remains.handle, {name: value.lerp(far[name], share) for name, value in near.items()})
-
-    for _ in range(_HALVINGS):
-        share = (low + high) / 2
-        go(share)
-        low, high = (share, high) if remains.mean() <= limit else (low, share)
-    go(low)
-    return low
 
 
 def _check(rounds: int, attenuation: float, max_clean_drop: float) -> None:

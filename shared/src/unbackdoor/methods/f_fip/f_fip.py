@@ -114,7 +114,7 @@ class FastFIP(Purifier):
             pace = Pace()
 
             def tune(steps: int, share: float, message: str) -> None:
-                samples, loss = clean_loss.prepare(steps, self.batch_size, share * self.mixup, disturb=pace.disturbed)
+                samples, loss = clean_loss.prepare(steps, self.batch_size, share * self.mixup)
                 finetune(
                     list(shift.parameters().values()),
                     partial(objective, loss=loss, anchor=anchor),

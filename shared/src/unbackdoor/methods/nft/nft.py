@@ -149,7 +149,7 @@ class NFT(Purifier):
         pace = Pace()
 
         def tune(steps: int, share: float, message: str) -> None:
-            samples, loss = clean_loss.prepare(steps, self.batch_size, self.mixup, disturb=pace.disturbed)
+            samples, loss = clean_loss.prepare(steps, self.batch_size, self.mixup)
 
             def objective(step: int, batch: Batch) -> Tensor:
                 """Eq. (9): the MixUp loss of Eq. (4) plus ``eta_c ||M_0 - M||_1``."""
