@@ -291,12 +291,12 @@ def _tune_gently(remains: _Remains, tune: Callable[[int, float, str], None], run
             tune(each, 1.0, f"round {turn} of at most {rounds}")
             now = remains.measured()
             assert now is not None
-            if turn > 1 and float(now.mean()) <= _ENOUGH * before:
+            cost = float(now.mean())
+            if turn > 1 and cost <= _ENOUGH * before:
                 break
         said = (
             f"{turn} of at most {rounds} rounds, of {each} steps, the first at 1/{_GENTLER:g} of the learning rate and "
-            f"the others at 1/{_GENTLE:g} (what the search found costs the clean samples {float(now.mean()):.1f} nats, "
-            f"{before:.1f} before)"
+            f"the others at 1/{_GENTLE:g} (what the search found costs the clean samples {cost:.1f} nats, {before:.1f} before)"
         )
     run.notice(
         f"for want of samples that judge, there was no attenuation but {said}. attenuation=1 leaves steps and rate to "
