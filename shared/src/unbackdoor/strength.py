@@ -296,7 +296,8 @@ def _tune_gently(remains: _Remains, tune: Callable[[int, float, str], None], run
                 break
         said = (
             f"{turn} of at most {rounds} rounds, of {each} steps, the first at 1/{_GENTLER:g} of the learning rate and "
-            f"the others at 1/{_GENTLE:g} (what the search found costs the clean samples {cost:.1f} nats, {before:.1f} before)"
+            f"the others at 1/{_GENTLE:g} (what the search found costs the clean samples {cost:.1f} nats, "
+            f"{before:.1f} before)"
         )
     run.notice(
         f"for want of samples that judge, there was no attenuation but {said}. attenuation=1 leaves steps and rate to "
