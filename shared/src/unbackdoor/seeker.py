@@ -65,7 +65,7 @@ class Seeker(ABC, Generic[A]):
             several. A trigger that means the samples of one class lies in few of those that it is put into.
         fading: What is left of a remembered cost from one search to the next; 1 keeps what cost the given model much.
         found: The remembered ones, the dearest first; None before the first search.
-        costs: What each cost in the sample in which it was tried, in nats; ``(found,)``.
+        costs: What each cost where it was tried, ``(found,)``: nats, unless a task weighs them otherwise in `tried`.
     """
 
     rate: float

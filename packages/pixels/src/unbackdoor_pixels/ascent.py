@@ -65,7 +65,7 @@ def worth(patches: Patches, inputs: Tree, losses: Losses, put: Put, passes: int,
         generator: Every draw comes from it.
 
     Returns:
-        ``(len(patches),)``, on the generator's device.
+        Nats a nat, ``(len(patches),)``, on the generator's device.
     """
     plain = losses(inputs)
     mine = torch.zeros(len(patches), device=generator.device)
