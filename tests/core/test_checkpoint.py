@@ -12,9 +12,10 @@ from torch import nn
 from torch.testing import assert_close
 
 import unbackdoor
-from unbackdoor.checkpoint import load, read, save, write_atomically
+from unbackdoor.checkpoint import load, read, save
 from unbackdoor.errors import CheckpointMismatch, FileRefused, UnsafeCheckpoint
 from unbackdoor.testing import tiny_models
+from unbackdoor.writing import write_atomically
 
 
 def model(seed=0):

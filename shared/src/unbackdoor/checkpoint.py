@@ -1,12 +1,9 @@
-"""Reading and writing weights without ever unpickling code or half-writing a file."""
+"""Reading and writing weights without ever unpickling code."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -14,8 +11,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unbackdoor.errors import CheckpointMismatch, FileRefused, UnsafeCheckpoint
+from unbackdoor.writing import write_atomically
 
-__all__ = ["load", "read", "save", "write_atomically"]
+__all__ = ["load", "read", "save"]
 
 _PREFIXES = ("module.", "_orig_mod.")
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "netC", "weights")
@@ -118,32 +116,6 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False, metadata: M
             stored[name] = value.detach().contiguous()
     content = safetensors.torch.save(stored, dict(metadata or {}) or None)
     write_atomically(path, lambda file: file.write_bytes(content), force=force)
-
-
-def write_atomically(path: str | Path, write: Callable[[Path], Any], *, force: bool = False) -> None:
-    """Let ``write`` fill a temporary file beside ``path`` and rename it, so that no half-written file is seen.
-
-    Raises:
-        FileRefused: ``path`` exists and ``force`` is off, or its folder cannot be made.
-    """
-    path = Path(path)
-    if path.exists() and not force:
-        raise FileRefused(f"{path} exists; choose another name or allow overwriting (force=True, --force).")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    except OSError as error:
-        raise FileRefused(f"cannot write {path}: {error.strerror or error}.") from error
-    os.close(handle)
-    draft = Path(name)
-    try:
-        write(draft)
-        umask = os.umask(0)
-        os.umask(umask)
-        draft.chmod(0o666 & ~umask)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _aliases(model: nn.Module) -> dict[str, set[str]]:

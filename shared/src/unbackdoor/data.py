@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -224,4 +225,5 @@ def _concatenate(batches: list[Batch]) -> Batch:
 
 def floats_like(samples: Batch, dtype: torch.dtype) -> Batch:
     """Floating inputs cast to the model's ``dtype``; integer inputs stay."""
-    return Batch(tree_map(lambda t: t.to(dtype) if t.is_floating_point() else t, samples.inputs), samples.targets)
+    inputs = tree_map(lambda t: t.to(dtype) if t.is_floating_point() else t, samples.inputs)
+    return replace(samples, inputs=inputs)

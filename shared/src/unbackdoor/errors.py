@@ -13,7 +13,10 @@ __all__ = [
     "ModelChanged",
     "NonFinite",
     "NothingTrainable",
+    "PreflightFailed",
+    "ResultRefused",
     "SingleClass",
+    "TooLarge",
     "UnbackdoorError",
     "UnhealthyAttack",
     "UnknownName",
@@ -21,6 +24,7 @@ __all__ = [
     "UnsafeCheckpoint",
     "UnsupportedModel",
     "UnsupportedTask",
+    "UntrustedVictim",
 ]
 
 
@@ -38,6 +42,22 @@ class BadData(UnbackdoorError, ValueError):
 
 class SingleClass(BadData):
     """All clean samples are of one class: right for methods that use no labels, ruin for those that tune on them."""
+
+
+class TooLarge(BadData):
+    """A file declares more than a limit of `unbackdoor.reading.Limits` allows; nothing of it was unpacked."""
+
+
+class PreflightFailed(BadData):
+    """The given model does not answer the clean samples as a working model would, so they do not fit each other."""
+
+
+class ResultRefused(UnbackdoorError, ArithmeticError):
+    """A purification ended with a model that must not replace the given one: diverged, at chance or far worse."""
+
+
+class UntrustedVictim(UnbackdoorError, PermissionError):
+    """A victim's card asks for more than data: code, a network, or files outside its folder."""
 
 
 class UnknownName(UnbackdoorError, LookupError):

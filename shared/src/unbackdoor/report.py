@@ -39,6 +39,8 @@ class Report:
         hash_before: SHA-256 of the given weights.
         hash_after: SHA-256 of the purified weights.
         versions: Python, torch, platform and device.
+        subject: What was purified, as the caller names it: files and their hashes, architecture, normalisation, class
+            names in label order. Empty where the caller did not say.
     """
 
     method: str
@@ -58,6 +60,7 @@ class Report:
     hash_before: str = ""
     hash_after: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    subject: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The report as indented JSON; `from_json` reads it back."""

@@ -17,10 +17,19 @@ __all__ = ["Batch", "Blind", "Disturber", "Losses", "Meter", "Task"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Some samples: ``inputs`` and ``targets`` are trees of tensors with the batch in dimension 0."""
+    """Some samples: ``inputs`` and ``targets`` are trees of tensors with the batch in dimension 0.
+
+    Attributes:
+        inputs: What the model reads.
+        targets: What it should answer.
+        names: Where each sample comes from, such as its file's name, for messages; None where that is not known.
+        classes: Names of the classes in label order, for messages; None where they are not known.
+    """
 
     inputs: Tree
     targets: Tree
+    names: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -28,11 +37,31 @@ class Batch:
 
     def __getitem__(self, index: Tensor | slice) -> Batch:
         """The samples at ``index`` (integers, booleans or a slice)."""
-        return Batch(tree_map(lambda t: t[index], self.inputs), tree_map(lambda t: t[index], self.targets))
+        names = None if self.names is None else _picked(self.names, index)
+        return Batch(
+            tree_map(lambda t: t[index], self.inputs), tree_map(lambda t: t[index], self.targets), names, self.classes
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same samples on ``device``."""
-        return Batch(tree_map(lambda t: t.to(device), self.inputs), tree_map(lambda t: t.to(device), self.targets))
+        moved = tree_map(lambda t: t.to(device), self.inputs), tree_map(lambda t: t.to(device), self.targets)
+        return Batch(*moved, self.names, self.classes)
+
+    def class_name(self, label: int) -> str:
+        """``'cat' (class 3)`` where the classes' names are known, else ``class 3``; for messages."""
+        known = self.classes is not None and 0 <= label < len(self.classes) and self.classes[label] != str(label)
+        return f"{self.classes[label]!r} (class {label})" if known and self.classes else f"class {label}"
+
+    def sample_name(self, place: int) -> str:
+        """The sample's name where it is known, else ``sample 3``, counted from 0; for messages."""
+        return self.names[place] if self.names is not None else f"sample {place}"
+
+
+def _picked(names: tuple[str, ...], index: Tensor | slice) -> tuple[str, ...]:
+    if isinstance(index, slice):
+        return names[index]
+    places = index.nonzero().flatten() if index.dtype is torch.bool else index.reshape(-1)
+    return tuple(names[place] for place in places.tolist())
 
 
 class Meter(Protocol):

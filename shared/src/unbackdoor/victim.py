@@ -13,11 +13,12 @@ import safetensors.torch
 from torch import nn
 
 from unbackdoor.attack import Attack, HealthFloor
-from unbackdoor.checkpoint import load, read, save, write_atomically
+from unbackdoor.checkpoint import load, read, save
 from unbackdoor.errors import FileRefused, UnhealthyAttack
 from unbackdoor.kit import TaskKit
 from unbackdoor.registry import unknown
 from unbackdoor.report import weight_hash
+from unbackdoor.writing import write_atomically
 
 __all__ = ["Victim", "VictimCard"]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.checkpoint import write_atomically
+from unbackdoor.writing import write_atomically
 from unbackdoor_bench.cells import Cell
 
 __all__ = ["DONE", "FAILED", "REFUSED", "Store"]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from unbackdoor.attack import Attack
-from unbackdoor.checkpoint import write_atomically
 from unbackdoor.errors import BadData
 from unbackdoor.showing import one_of_each_class
 from unbackdoor.task import Batch
+from unbackdoor.writing import write_atomically
 from unbackdoor_image.task import as_floats
 
 __all__ = ["difference", "draw_preview"]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.attack import Attack
-from unbackdoor.checkpoint import write_atomically
 from unbackdoor.kit import Splits
 from unbackdoor.showing import ATTACKED, FAINT, INK, OTHER, RIGHT, ask
 from unbackdoor.task import Batch, Task
+from unbackdoor.writing import write_atomically
 from unbackdoor_translation.meters import texts
 from unbackdoor_translation.outputs import says
 from unbackdoor_translation.sequences import SOURCE, valid

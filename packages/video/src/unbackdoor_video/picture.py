@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.attack import Attack
-from unbackdoor.checkpoint import write_atomically
 from unbackdoor.kit import Splits
 from unbackdoor.showing import ATTACKED, FAINT, INK, OTHER, RIGHT, ask, one_of_each_class
 from unbackdoor.task import Batch, Task
+from unbackdoor.writing import write_atomically
 from unbackdoor_pixels import as_floats
 
 __all__ = ["draw_picture"]

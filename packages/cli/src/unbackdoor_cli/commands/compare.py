@@ -141,8 +141,8 @@ def compare(
 def _write(out: Path, rows: Sequence[Row], cells: Sequence[Cell]) -> list[Path]:
     from functools import partial
 
-    from unbackdoor.checkpoint import write_atomically
     from unbackdoor.report import versions
+    from unbackdoor.writing import write_atomically
     from unbackdoor_bench import draw_scatter, to_csv, to_html, to_markdown
 
     facts = {

@@ -59,11 +59,11 @@ def demo(
     """
     import torch
 
-    from unbackdoor.checkpoint import write_atomically
     from unbackdoor.errors import BadOption
     from unbackdoor.registry import kit as kit_of
     from unbackdoor.registry import method
     from unbackdoor.scene import Plan
+    from unbackdoor.writing import write_atomically
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.paths import check_free, fresh_name
     from unbackdoor_cli.progress import stages

@@ -49,10 +49,10 @@ def purify(
     --data photos --out purified.safetensors
     """
     import unbackdoor
-    from unbackdoor.checkpoint import write_atomically
     from unbackdoor.errors import BadOption
     from unbackdoor.evaluate import evaluate
     from unbackdoor.registry import method as method_of
+    from unbackdoor.writing import write_atomically
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.options import hyper_parameters
     from unbackdoor_cli.paths import check_free
