@@ -10,6 +10,7 @@ The checks raise ``AssertionError`` with what was expected, what was found and w
 from unbackdoor.testing.architectures import TinyModel, tiny_models
 from unbackdoor.testing.attacks import check_attack
 from unbackdoor.testing.classification import ClassificationTask, SquareTrigger, TinyVictim, tiny_victim
+from unbackdoor.testing.fuzz import check_reader, mutations
 from unbackdoor.testing.purifiers import check_purifier
 from unbackdoor.testing.tasks import check_task
 
@@ -20,7 +21,9 @@ __all__ = [
     "TinyVictim",
     "check_attack",
     "check_purifier",
+    "check_reader",
     "check_task",
+    "mutations",
     "tiny_models",
     "tiny_victim",
 ]
