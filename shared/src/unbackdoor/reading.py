@@ -35,6 +35,7 @@ __all__ = [
     "read_npz",
     "read_text",
     "reading",
+    "shown",
 ]
 
 _REPLACE = "remove or replace it"
@@ -126,6 +127,11 @@ def _unreadable(what: str | Path, error: BaseException, advice: str) -> BadData:
     lines = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
     return BadData(f"{what} cannot be read ({reason}); {advice}.")
+
+
+def shown(name: str | Path) -> str:
+    """A name out of a file or folder as it may stand in a message: on one line, without control characters."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(name))
 
 
 def check_file(path: str | Path, *, what: str = "file", at_most: int | None = None) -> Path:

@@ -24,12 +24,14 @@ class Batch:
         targets: What it should answer.
         names: Where each sample comes from, such as its file's name, for messages; None where that is not known.
         classes: Names of the classes in label order, for messages; None where they are not known.
+        notices: What the user should know of how they were read, such as files that were left out; a sentence each.
     """
 
     inputs: Tree
     targets: Tree
     names: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
+    notices: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -38,14 +40,13 @@ class Batch:
     def __getitem__(self, index: Tensor | slice) -> Batch:
         """The samples at ``index`` (integers, booleans or a slice)."""
         names = None if self.names is None else _picked(self.names, index)
-        return Batch(
-            tree_map(lambda t: t[index], self.inputs), tree_map(lambda t: t[index], self.targets), names, self.classes
-        )
+        picked = tree_map(lambda t: t[index], self.inputs), tree_map(lambda t: t[index], self.targets)
+        return Batch(*picked, names, self.classes, self.notices)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same samples on ``device``."""
         moved = tree_map(lambda t: t.to(device), self.inputs), tree_map(lambda t: t.to(device), self.targets)
-        return Batch(*moved, self.names, self.classes)
+        return Batch(*moved, self.names, self.classes, self.notices)
 
     def class_name(self, label: int) -> str:
         """``'cat' (class 3)`` where the classes' names are known, else ``class 3``; for messages."""
@@ -262,6 +263,18 @@ class Task(ABC):
             BadData: The labels cannot be used.
         """
         return []
+
+    def uninformed(self, targets: Tree) -> Tensor | None:
+        """Log-likelihood of each target under the best guess that sees no input, fitted to these targets.
+
+        A model that knows something is above it on most samples. Tasks whose outputs are the logits of one class need
+        not say: there it is the most frequent class.
+
+        Returns:
+            Float of shape ``(batch,)`` in the unit of `log_likelihood`; None, the default, where it cannot be said, so
+            that whether a model is at chance is not asked.
+        """
+        return None
 
     def samples_per_class(self, targets: Tree) -> float:
         """``n_c`` of Eq. (9) of NFT: mean number of samples in a class that occurs."""
