@@ -49,6 +49,7 @@ class Limits:
         memory: Bytes that what is read of one file may take, once unpacked.
         ratio: How many times larger than the file that may be; honest files of numbers stay far below it.
         pixels: Pixels of one image or frame.
+        frames: Frames of one video.
         classes: Number of classes that labels may name.
         text: Bytes of one file of text, such as a card or a list of labels.
     """
@@ -56,6 +57,7 @@ class Limits:
     memory: int = 16 * 2**30
     ratio: int = 1000
     pixels: int = 100_000_000
+    frames: int = 1_000_000
     classes: int = 100_000
     text: int = 2**30
 
