@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from unbackdoor.backend import seeded
 from unbackdoor.errors import BadOption, UnknownName, UnsupportedModel
 from unbackdoor.registry import unknown
 
@@ -60,22 +59,6 @@ def build_model(
     if not isinstance(model, nn.Module):
         raise UnsupportedModel(f"{name} returned a {type(model).__name__}; it must return an nn.Module.")
     return model
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """PyTorch's global generator starts at ``seed`` inside and goes on afterwards as if nothing had been drawn.
-
-    For what knows no other generator: the initialisers of ``torch.nn`` and dropout.
-
-    Args:
-        seed: Of the generators of the CPU and, where that is a GPU, of ``device``.
-        device: Where the drawing happens.
-    """
-    place = torch.device(device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def none_like(kind: str, given: str, known: Iterable[str]) -> UnknownName:

@@ -15,6 +15,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.backend import exclusive
 from unbackdoor.configured import Configured
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption, NonFinite
@@ -62,7 +63,7 @@ class TrainingDefence(Configured, ABC):
         """
         self._check_common()
         samples = CleanSet.of(data)
-        with torch.random.fork_rng():  # dropout draws from torch's global generator
+        with exclusive(), torch.random.fork_rng():  # dropout draws from torch's global generator
             torch.default_generator.manual_seed(seed)
             first = inner_model(build(seed))
             check_usable(first)

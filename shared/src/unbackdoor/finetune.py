@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from unbackdoor.data import CleanSet
-from unbackdoor.errors import BadOption, NonFinite
+from unbackdoor.errors import BadOption, NonFinite, UnsupportedModel
+from unbackdoor.gradients import NO_GRADIENT, slopes
 from unbackdoor.purifier import Run
 from unbackdoor.schedule import Schedule, learning_rate_factor
 from unbackdoor.task import Batch
@@ -64,6 +65,7 @@ def finetune(
     Raises:
         NonFinite: The loss stays NaN or infinite although ``lr`` was halved five times.
         BadOption: ``optimiser`` is unknown, or ``clip`` is not positive.
+        UnsupportedModel: No gradient reaches any of the parameters.
     """
     tuned = list(parameters)
     if clip is not None and not clip > 0:
@@ -81,9 +83,11 @@ def finetune(
     skipped = torch.zeros((), device=tuned[0].device)
     since = skipped.clone()
     batches = clean.batches(batch_size, run.generator)
+    reached: set[int] = set()
     for step in range(steps):
-        loss, slopes = gradients(objective(step, next(batches)), tuned)
-        norm = _assign(tuned, slopes, clip)
+        loss, found = gradients(objective(step, next(batches)), tuned)
+        reached |= {i for i, slope in enumerate(found) if slope is not None}
+        norm = _assign(tuned, found, clip)
         broken = ~torch.isfinite(norm)
         since += broken
         rate = float(chosen.param_groups[0]["lr"])
@@ -108,6 +112,7 @@ def finetune(
             break
     for value in tuned:
         value.grad = None
+    _tell_untouched([value for i, value in enumerate(tuned) if i not in reached], run)
     if int(skipped):
         run.notice(f"{int(skipped)} of {steps} steps had a loss or gradient that was not finite and were skipped.")
 
@@ -121,19 +126,35 @@ def gradients(objective: Tensor | Iterator[Tensor], tuned: Sequence[Tensor]) -> 
 
     Returns:
         The detached scalar and tensors of the shapes of ``tuned``, each with memory of its own.
+
+    Raises:
+        UnsupportedModel: No tensor has a gradient: tuning would change nothing and say nothing.
     """
     total: Tensor | None = None
     sums: list[Tensor | None] = [None] * len(tuned)
     for term in [objective] if isinstance(objective, Tensor) else objective:
-        slopes = torch.autograd.grad(term, tuned, allow_unused=True)
-        for i, slope in enumerate(slopes):
+        for i, slope in enumerate(slopes(term, tuned, needed=False)):
             known = sums[i]
             if slope is not None:  # autograd may give one tensor as the gradient of two parameters
                 sums[i] = slope.clone() if known is None else known.add_(slope)
         total = term.detach() if total is None else total + term.detach()
     if total is None:
         raise ValueError("the objective has no term")
+    if all(known is None for known in sums):
+        raise UnsupportedModel(f"{NO_GRADIENT.format(what='the weights that are tuned')}.")
     return total, sums
+
+
+def _tell_untouched(values: Sequence[Tensor], run: Run) -> None:
+    """Name the model's weights to which no step brought a gradient."""
+    known = {id(parameter): name for name, parameter in run.model.named_parameters()}
+    names = [known[id(value)] for value in values if id(value) in known]
+    if names:
+        rest = f" and {len(names) - 6} more" if len(names) > 6 else ""
+        run.notice(
+            f"not tuned, since no gradient reached them (no answer uses them, or the model computes with them under "
+            f"torch.no_grad): {', '.join(names[:6])}{rest}."
+        )
 
 
 def _assign(tuned: Sequence[Tensor], slopes: Sequence[Tensor | None], clip: float | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
+from unbackdoor.gradients import slopes
 from unbackdoor.input_space import InputSpace
 from unbackdoor.task import Batch
 
@@ -89,7 +90,8 @@ def ascend(gain: Callable[[Tensor], Tensor], start: Tensor, ball: Ball, *, steps
     for k in range(steps):
         size = 2 * reach * ball.radius * (steps - k) / (steps * (steps + 1))
         delta.requires_grad_(True)
-        (slope,) = torch.autograd.grad(gain(delta), delta)
+        (slope,) = slopes(gain(delta), [delta], what="the inputs")
+        assert slope is not None
         delta = ball.project(delta.detach() + size * ball.steepest(slope))
     return delta.detach()
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unbackdoor.curvature.per_sample import Handle, per_sample_gradients
 from unbackdoor.data import CleanSet
+from unbackdoor.gradients import slopes
 from unbackdoor.task import Task
 
 __all__ = ["fisher_diagonal", "fisher_trace"]
@@ -55,6 +56,6 @@ def fisher_trace(log_likelihood: Tensor, parameters: Sequence[Tensor], generator
     count = len(log_likelihood)
     coins = torch.randint(0, 2, (count,), generator=generator, device=generator.device)
     signs = (2 * coins - 1).to(log_likelihood)
-    gradients = torch.autograd.grad((signs * log_likelihood).sum(), parameters, create_graph=True, allow_unused=True)
+    gradients = slopes((signs * log_likelihood).sum(), parameters, create_graph=True)
     squares = [g.square().sum() for g in gradients if g is not None]
     return torch.stack(squares).sum() / count

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.errors import BadOption
+from unbackdoor.gradients import slopes
 
 __all__ = ["Adjoint", "Solver", "adjoint", "conjugate_gradients", "fixed_point"]
 
@@ -137,7 +138,8 @@ def adjoint(
     if solver not in get_args(Solver):
         raise BadOption(f"no solver {solver!r}. Known: {', '.join(get_args(Solver))}.")
     point = delta.detach().requires_grad_(True)
-    (slope,) = torch.autograd.grad(inner(point), point, create_graph=True)
+    (slope,) = slopes(inner(point), [point], what="the inputs", create_graph=True)
+    assert slope is not None
     normal = delta.detach() / delta.detach().norm().clamp(min=torch.finfo(delta.dtype).tiny)
     multiplier = 0.0
     if float(delta.norm()) >= (1 - _ACTIVE) * radius:

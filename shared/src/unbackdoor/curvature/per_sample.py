@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from unbackdoor.backend import plain_kernels
 from unbackdoor.errors import UnsupportedModel
+from unbackdoor.gradients import slopes
 from unbackdoor.task import Batch, Task
 from unbackdoor.tree import tree_map
 
@@ -85,7 +86,7 @@ def _single(handle: Handle, model: nn.Module, task: Task, one: Batch) -> dict[st
     values = {name: value.detach().requires_grad_(True) for name, value in handle.parameters().items()}
     with handle.substituted(values):
         total = task.log_likelihood(task.forward(model, one.inputs), one.targets).sum()
-    gradients = torch.autograd.grad(total, list(values.values()), allow_unused=True)
+    gradients = slopes(total, list(values.values()), needed=False)
     return {
         name: torch.zeros_like(value) if g is None else g
         for (name, value), g in zip(values.items(), gradients, strict=True)
@@ -105,10 +106,5 @@ class _PlainHardSigmoid(TorchFunctionMode):
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
     """Kernels that can be differentiated twice inside: plain attention and hard sigmoid, no fused recurrent layers."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    with sdpa_kernel(SDPBackend.MATH), _PlainHardSigmoid():
-        if not recurrent:
-            yield
-            return
-        same = {"deterministic": torch.backends.mkldnn.deterministic, "allow_tf32": None, "fp32_precision": None}
-        with torch.backends.cudnn.flags(enabled=False), torch.backends.mkldnn.flags(enabled=False, **same):
-            yield
+    with plain_kernels(recurrent=recurrent), _PlainHardSigmoid():
+        yield

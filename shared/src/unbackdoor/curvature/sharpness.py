@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.errors import BadOption
+from unbackdoor.gradients import slopes
 from unbackdoor.norms import untracked
 from unbackdoor.purifier import Run
 from unbackdoor.reparam import FullWeights
@@ -91,8 +92,8 @@ class SharpnessAware:
         here = self.task.loss(self.task.forward(self.model, fresh.inputs), fresh.targets)
         if self.radius == 0 or self.share == 0:
             return here
-        slopes = torch.autograd.grad(here, list(values.values()), allow_unused=True, retain_graph=self.share < 1)
-        moves = ascent(list(values.values()), slopes, self.radius, adaptive=self.adaptive)
+        found = slopes(here, list(values.values()), retain_graph=self.share < 1)
+        moves = ascent(list(values.values()), found, self.radius, adaptive=self.adaptive)
         moved = {
             name: value + move for (name, value), move in zip(values.items(), moves, strict=True) if move is not None
         }

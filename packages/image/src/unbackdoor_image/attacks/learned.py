@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 
 from unbackdoor.attack import Attack
+from unbackdoor.backend import seeded as drawn_from
 from unbackdoor.errors import BadOption
 from unbackdoor.task import Batch
 from unbackdoor_image.models.small_cnn import SmallCNN
@@ -97,8 +98,7 @@ def named(part: str, network: nn.Module) -> dict[str, Tensor]:
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """``make()`` with weights drawn from ``seed``; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with drawn_from(seed):
         return make()
 
 

@@ -15,6 +15,7 @@ from unbackdoor.budget import CleanBudget, check_drop
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.finetune import finetune
+from unbackdoor.gradients import slopes
 from unbackdoor.pruning import Course, MaskSite, neuron_mask, prune_below, prune_within
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.reparam import FullWeights, NeuronMask
@@ -62,12 +63,12 @@ class NeuronNoise:
         for _ in range(steps):
             leaves = {name: value.requires_grad_() for name, value in noise.items()}
             with self.on(leaves, leaves):
-                slopes = torch.autograd.grad(loss(), list(leaves.values()), allow_unused=True)
+                moves = slopes(loss(), list(leaves.values()), what="the neurons that are perturbed")
             noise = {
                 name: value.detach()
                 if slope is None
                 else (value.detach() + eps / steps * slope.sign()).clamp(-eps, eps)
-                for (name, value), slope in zip(leaves.items(), slopes, strict=True)
+                for (name, value), slope in zip(leaves.items(), moves, strict=True)
             }
         return {name: noise[name] for name in self.mask.parameters()}, {name: noise[name] for name in self.biases}
 

@@ -14,6 +14,7 @@ from unbackdoor.budget import CleanBudget, check_drop, last_within
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.finetune import finetune
+from unbackdoor.gradients import slopes
 from unbackdoor.input_space import InputSpace
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.reparam import WeightMask
@@ -131,7 +132,8 @@ class AWM(Purifier):
             fresh = task.augment(next(batches), run.generator, mix=0)
             leaf = delta.requires_grad_()
             loss = task.loss(task.forward(model, space.add(fresh.inputs, leaf)), fresh.targets)
-            (slope,) = torch.autograd.grad(loss, [leaf])
+            (slope,) = slopes(loss, [leaf], what="the inputs")
+            assert slope is not None
             step = torch.where(torch.isfinite(slope).all(), self.search_lr * slope, torch.zeros_like(slope))
             delta = within_norm(leaf.detach() + step, norm)
         return delta.detach()

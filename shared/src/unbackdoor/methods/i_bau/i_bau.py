@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from unbackdoor.budget import CleanBudget, last_within
@@ -17,6 +16,7 @@ from unbackdoor.curvature.per_sample import twice_differentiable
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.finetune import finetune
+from unbackdoor.gradients import slopes
 from unbackdoor.input_space import InputSpace
 from unbackdoor.perturbation import Ball, universal
 from unbackdoor.purifier import Purifier, Run, option
@@ -92,7 +92,8 @@ class MinMax:
         assert self.delta is not None
         delta = self.delta.detach().requires_grad_(True)
         outputs = self.task.forward(self.model, self.space.add(part.inputs, delta))
-        (slope,) = torch.autograd.grad(share * self.task.loss(outputs, part.targets), delta)
+        (slope,) = slopes(share * self.task.loss(outputs, part.targets), [delta], what="the inputs")
+        assert slope is not None
         inner = partial(self.inner, self.batch())
         radius, iterations = self.ball.radius, self.solver_steps
         return adjoint(inner, slope, self.delta, radius=radius, iterations=iterations, solver=self.solver).term()
