@@ -253,9 +253,10 @@ def decode(
         for place in range(start, min(start + 64, len(sources))):
             pixels = read(place)
             if pixels.shape != first.shape:
+                one, other = (f"{side.shape[1]} x {side.shape[0]}" for side in (first, pixels))
                 raise BadData(
-                    f"images differ in size ({first.shape[1]} x {first.shape[0]} in {shown(called(0))}, "
-                    f"{pixels.shape[1]} x {pixels.shape[0]} in {shown(called(place))}); give size=... to bring them to one."
+                    f"images differ in size ({one} in {shown(called(0))}, {other} in {shown(called(place))}); give "
+                    "size=... to bring them to one."
                 )
             out[place] = pixels
 
