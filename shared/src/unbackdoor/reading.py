@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ __all__ = [
     "check_zip",
     "limited",
     "limits",
+    "path_below",
     "read_json",
     "read_npy",
     "read_npz",
@@ -39,6 +41,8 @@ __all__ = [
 ]
 
 _REPLACE = "remove or replace it"
+_HARMLESS = 2**26
+"""Bytes that may be unpacked from however little: an honest array of zeros packs as well as a bomb."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +166,26 @@ def check_file(path: str | Path, *, what: str = "file", at_most: int | None = No
     return path
 
 
+def path_below(folder: str | Path, name: str, where: str | Path) -> Path:
+    """The file that a list of files in ``folder`` means by ``name``; links are followed later, as those of a user.
+
+    Args:
+        folder: What names count from.
+        name: As the list has it.
+        where: How to call the list in a message.
+
+    Raises:
+        FileRefused: It leads out of ``folder``.
+    """
+    root = os.path.abspath(folder)  # noqa: PTH100 - resolve() would follow links
+    path = Path(os.path.abspath(os.path.join(root, name)))  # noqa: PTH100, PTH118
+    if not path.is_relative_to(root):
+        raise FileRefused(
+            f"{shown(where)} names {shown(name)}, outside {shown(folder)}; give a folder that holds both."
+        )
+    return path
+
+
 def check_bytes(what: str | Path, needed: int, stored: int | None = None) -> None:
     """Refuse what would take more memory than `Limits` allow, or far more than a file of ``stored`` bytes can mean.
 
@@ -179,7 +203,7 @@ def check_bytes(what: str | Path, needed: int, stored: int | None = None) -> Non
             f"{what} declares {needed:,} bytes of data, but {allowed.memory:,} are allowed (the limit 'memory'); "
             "give fewer or smaller samples, or raise the limit if you trust the file."
         )
-    if stored is not None and needed > 2**20 and needed > allowed.ratio * max(stored, 1):
+    if stored is not None and needed > _HARMLESS and needed > allowed.ratio * max(stored, 1):
         raise TooLarge(
             f"{what} unpacks to {needed:,} bytes from {stored:,}, more than {allowed.ratio:,} times its size (the "
             "limit 'ratio'); fetch it again, or raise the limit if you trust the file."
@@ -251,7 +275,9 @@ def _array(what: str | Path, file: Any) -> np.ndarray[Any, Any]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_column, dtype = read(file)
     if dtype.hasobject:
-        raise BadData(f"{what} holds Python objects, which would have to be unpickled; save plain numbers.")
+        raise BadData(f"{what} holds Python objects and cannot be read without unpickling; save plain numbers.")
+    if min(shape, default=0) < 0:
+        raise BadData(f"{what} declares the shape {shape}; save it again with np.save.")
     count = 1
     for side in shape:
         count *= int(side)
