@@ -5,13 +5,49 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from types import ModuleType
 
 import pytest
 
 from unbackdoor import registry
+from unbackdoor.attack import Attack
 from unbackdoor.errors import UnknownName
+from unbackdoor.kit import Demo, TaskKit
 from unbackdoor.methods.nft import NFT
 from unbackdoor.purifier import Purifier
+from unbackdoor.testing.classification import ClassificationTask
+
+
+class Stripe(Attack):
+    """Of another package."""
+
+    name = "stripe"
+
+    def trigger(self, inputs, generator=None):
+        """As they are."""
+        return inputs
+
+
+class Lone(NFT):
+    """A method in a file of its own.
+
+    What it does.
+    """
+
+    name = "lone"
+
+
+KIT = TaskKit(
+    task=ClassificationTask,
+    build=lambda name, num_classes=2, **options: None,
+    models={},
+    attacks={"corner": Stripe},
+    data={},
+    load_clean=lambda source: None,
+    train=lambda *given, **options: None,
+    demo=Demo("", "", ""),
+    picture=lambda *given: None,
+)
 
 
 def test_registry_finds_the_methods_of_the_papers_by_name():
@@ -37,11 +73,69 @@ def plugins(monkeypatch):
 
 def test_registry_takes_methods_and_tasks_of_other_packages(plugins):
     plugins.append(EntryPoint("mine", "unbackdoor.methods.nft:NFT", "unbackdoor.methods"))
-    plugins.append(EntryPoint("other", "unbackdoor.testing:tiny_models", "unbackdoor.tasks"))
+    plugins.append(EntryPoint("other", f"{__name__}:KIT", "unbackdoor.tasks"))
     assert "mine" in registry.method_names()
     assert registry.method("mine") is NFT
     assert registry.task_names() == ["other"]
-    assert callable(registry.kit("other"))
+    assert registry.kit("other") is KIT
+
+
+def test_attacks_of_other_packages_join_the_kit_of_their_task(plugins):
+    plugins.append(EntryPoint("other", f"{__name__}:KIT", "unbackdoor.tasks"))
+    plugins.append(EntryPoint("other.stripe", f"{__name__}:Stripe", "unbackdoor.attacks"))
+    plugins.append(EntryPoint("image.stripe", "nowhere:Stripe", "unbackdoor.attacks"))
+    attacks = registry.kit("other").attacks
+    assert list(attacks) == ["corner", "stripe"]
+    assert len(attacks) == 2
+    assert "stripe" in attacks
+    assert attacks["stripe"] is Stripe
+    assert "blend" not in attacks
+
+
+def test_a_broken_attack_of_another_package_does_no_harm_until_it_is_asked_for(plugins):
+    plugins.append(EntryPoint("other", f"{__name__}:KIT", "unbackdoor.tasks"))
+    plugins.append(EntryPoint("other.stripe", "nowhere_at_all:Stripe", "unbackdoor.attacks"))
+    attacks = registry.kit("other").attacks
+    assert attacks["corner"] is Stripe
+    with pytest.raises(UnknownName, match=r"the attack 'other.stripe' .* cannot be imported \(ModuleNotFoundError"):
+        attacks["stripe"]
+
+
+def test_an_attack_may_not_take_the_name_of_a_kits_own(plugins):
+    plugins.append(EntryPoint("other", f"{__name__}:KIT", "unbackdoor.tasks"))
+    plugins.append(EntryPoint("other.corner", f"{__name__}:Stripe", "unbackdoor.attacks"))
+    with pytest.raises(UnknownName, match="has one of that name itself"):
+        registry.kit("other")
+
+
+@pytest.mark.parametrize(
+    ("group", "value", "told"),
+    [
+        ("unbackdoor.methods", f"{__name__}:Stripe", "is no subclass of unbackdoor.purifier.Purifier"),
+        ("unbackdoor.methods", "unbackdoor.tree:leaves", "is no subclass of unbackdoor.purifier.Purifier"),
+        ("unbackdoor.methods", "unbackdoor.tree:nothing", "cannot be imported"),
+        ("unbackdoor.tasks", f"{__name__}:TaskKit", "is no unbackdoor.kit.TaskKit"),
+        ("unbackdoor.tasks", "nowhere_at_all:KIT", "cannot be imported"),
+    ],
+)
+def test_a_package_that_offers_something_else_is_named(plugins, group, value, told):
+    plugins.append(EntryPoint("mine", value, group))
+    with pytest.raises(UnknownName) as refused:
+        (registry.method if group == "unbackdoor.methods" else registry.kit)("mine")
+    assert told in str(refused.value)
+    assert "'mine'" in str(refused.value)
+
+
+def test_the_card_of_a_method_without_a_readme_is_made_from_its_class(plugins, monkeypatch):
+    """A module without a package once gave 'Empty module name'."""
+    module = ModuleType("lone_method")
+    module.Lone = Lone
+    monkeypatch.setitem(sys.modules, "lone_method", module)
+    monkeypatch.setattr(Lone, "__module__", "lone_method")
+    plugins.append(EntryPoint("lone", "lone_method:Lone", "unbackdoor.methods"))
+    card = registry.card("lone")
+    assert card.startswith("# lone\n\nA method in a file of its own.")
+    assert "- `steps` (" in card
 
 
 def test_registry_refuses_two_owners_of_one_name(plugins):

@@ -17,9 +17,9 @@ from unbackdoor.errors import BadOption, UnbackdoorError, UnsupportedModel
 from unbackdoor.evaluate import evaluate
 from unbackdoor.kit import TaskKit
 from unbackdoor.model import copy_ready, inner_model
+from unbackdoor.outcome import MAX_LOSS
 from unbackdoor.purifier import Purifier, Watch
-from unbackdoor.registry import kit
-from unbackdoor.registry import method as _method
+from unbackdoor.registry import as_method, as_task, check_seed
 from unbackdoor.reparam import NeuronMask, Reparametrisation, SpectralShift
 from unbackdoor.report import Report
 from unbackdoor.task import Batch, Task
@@ -52,11 +52,13 @@ def purify(
     model: Model,
     clean: Any,
     *,
-    task: Task | str,
-    method: Purifier | str = "nft",
+    task: Task | type[Task] | str,
+    method: Purifier | type[Purifier] | str = "nft",
     seed: int = 0,
     preset: str | None = None,
     watch: Watch | None = None,
+    anyway: bool = False,
+    max_loss: float = MAX_LOSS,
     **options: Any,
 ) -> tuple[Model, Report]:
     """Give a copy of ``model`` from which a backdoor has been removed, and the evidence.
@@ -64,26 +66,30 @@ def purify(
     Args:
         model: Any ``nn.Module``, on any device; it is left untouched.
         clean: A few clean samples: a ``Dataset`` or ``DataLoader`` of ``(input, label)``, or a pair of tensors.
-        task: The kind of problem: the name of an installed task package (``"image"``) or a `Task`.
-        method: Name of a method (``unbackdoor list`` shows them) or a `Purifier`.
+        task: The kind of problem: the name of an installed task package (``"image"``), a `Task`, or the class of one
+            that needs no options.
+        method: Name of a method (``unbackdoor list`` shows them), a `Purifier`, or the class of one.
         seed: Of every random draw; the same seed gives the same bits on a CPU.
         preset: Named options of the method, such as ``"paper"``; ``options`` override them.
         watch: Called now and then with the progress.
+        anyway: Whether to go on where the checks before (`unbackdoor.preflight`) and after (`unbackdoor.outcome`) would
+            stop; ``report.overruled`` then says what spoke against it.
+        max_loss: Points of the headline metric that the result may have lost on the clean samples.
         **options: Hyper-parameters of the method, such as ``steps``, ``batch_size`` and ``lr``.
 
     Returns:
         The purified model (same class, keys, order, shapes and dtypes) and the `Report`.
 
     Raises:
+        PreflightFailed: Model and samples do not fit each other; the message names the probable cause.
+        ResultRefused: The purified model diverged, is at chance or lost more than ``max_loss``.
         UnbackdoorError: Model, samples, names or options cannot be used; the message says what to do.
     """
-    if isinstance(method, Purifier):
-        if options or preset is not None:
-            raise BadOption("options and preset go with a method's name; give them to the Purifier itself instead.")
-        purifier = method
-    else:
-        purifier = _method(method).make(preset, **options)
-    problem = kit(task).task() if isinstance(task, str) else task
+    purifier = as_method(method, preset, options)
+    problem = as_task(task)
+    check_seed(seed)
+    if watch is not None and not callable(watch):
+        raise BadOption(f"watch is a {type(watch).__name__}; give a function that takes the progress, or leave it out.")
     inner_model(model)
     copy_ready(model)
     try:
@@ -93,5 +99,5 @@ def purify(
             f"the model cannot be copied ({type(error).__name__}: {error}); take off what cannot be, or purify it "
             "in place with Purifier.purify(model, clean, task)."
         ) from error
-    report = purifier.purify(purified, clean, problem, seed=seed, watch=watch)
+    report = purifier.purify(purified, clean, problem, seed=seed, watch=watch, anyway=anyway, max_loss=max_loss)
     return purified, report

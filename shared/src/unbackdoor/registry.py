@@ -1,28 +1,34 @@
-"""Names to things: methods are the folders of ``methods/``, tasks are entry points of installed packages.
+"""Names to things: methods are the folders of ``methods/``, tasks and further attacks are entry points of packages.
 
 Nothing is imported before it is asked for, and no list has to be kept.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, replace
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from types import ModuleType
 from typing import Any
 
+from unbackdoor.attack import Attack
 from unbackdoor.configured import Configured
 from unbackdoor.defence import TrainingDefence
-from unbackdoor.errors import UnknownName
+from unbackdoor.errors import BadOption, UnknownName
 from unbackdoor.kit import TaskKit
 from unbackdoor.purifier import Purifier
+from unbackdoor.spelling import did_you_mean
+from unbackdoor.task import Task
 
 __all__ = [
+    "as_method",
+    "as_task",
     "card",
+    "check_seed",
     "classes_in",
     "configured",
     "defence",
@@ -37,14 +43,14 @@ __all__ = [
 _METHODS = "unbackdoor.methods"
 _DEFENCES = "unbackdoor.defences"
 _TASKS = "unbackdoor.tasks"
+_ATTACKS = "unbackdoor.attacks"
+_NO_CARD = "Its package has no README.md in the folder of the class, so this is made from the class itself.\n"
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> UnknownName:
     """The error for a name that nobody has: what was given, what there is, what may have been meant."""
     names = sorted(known)
-    close = difflib.get_close_matches(given, names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return UnknownName(f"no {kind} {given!r}. Known: {', '.join(names) or 'none'}.{hint}")
+    return UnknownName(f"no {kind} {given!r}. Known: {', '.join(names) or 'none'}.{did_you_mean(given, names)}")
 
 
 def classes_in(package: ModuleType, base: type) -> dict[str, type[Any]]:
@@ -64,8 +70,69 @@ def _plugins(group: str) -> dict[str, EntryPoint]:
     for point in entry_points(group=group):
         other = found.setdefault(point.name, point)
         if other.value != point.value:
-            owners = " and ".join(sorted(str(p.dist.name) if p.dist else p.value for p in (other, point)))
+            owners = " and ".join(sorted(map(_owner, (other, point))))
             raise UnknownName(f"the name {point.name!r} in {group} is claimed by {owners}; uninstall one of them.")
+    return found
+
+
+def _owner(point: EntryPoint) -> str:
+    return str(point.dist.name) if point.dist else point.value
+
+
+def _loaded(point: EntryPoint, kind: str, base: type, what: str) -> Any:
+    """What an installed package offers, if it is what its group is for; its own faults are told as its own."""
+    try:
+        found = point.load()
+    except Exception as error:
+        raise UnknownName(
+            f"the {kind} {point.name!r} of the installed package {_owner(point)} cannot be imported "
+            f"({type(error).__name__}: {error}); mend, update or uninstall that package."
+        ) from error
+    fits = isinstance(found, base) if base is TaskKit else inspect.isclass(found) and issubclass(found, base)
+    if not fits:
+        raise UnknownName(
+            f"the {kind} {point.name!r} of the installed package {_owner(point)} is {point.value}, which is no {what}; "
+            "update or uninstall that package."
+        )
+    return found
+
+
+class _Attacks(Mapping[str, type[Attack]]):
+    """Attacks by name: a kit's own, and those of other packages, which are imported when they are asked for."""
+
+    def __init__(self, own: Mapping[str, type[Attack]], others: Mapping[str, EntryPoint]) -> None:
+        self._own, self._others = own, others
+
+    def __getitem__(self, name: str) -> type[Attack]:
+        if name in self._own or name not in self._others:
+            return self._own[name]
+        cls: type[Attack] = _loaded(self._others[name], "attack", Attack, "subclass of unbackdoor.Attack")
+        return cls
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted({*self._own, *self._others}))
+
+    def __len__(self) -> int:
+        return len({*self._own, *self._others})
+
+
+def _further_attacks(task: str, own: Iterable[str]) -> dict[str, EntryPoint]:
+    """Entry points named ``TASK.NAME``, by ``NAME``.
+
+    Raises:
+        UnknownName: One has a name that the kit's own attacks have.
+    """
+    found = {}
+    for full, point in _plugins(_ATTACKS).items():
+        owner, _, name = full.partition(".")
+        if owner != task or not name:
+            continue
+        if name in own:
+            raise UnknownName(
+                f"the installed package {_owner(point)} offers an attack {name!r}, but the task {task!r} has one of "
+                "that name itself; uninstall that package or rename its attack."
+            )
+        found[name] = point
     return found
 
 
@@ -121,7 +188,7 @@ def _found(kind: str, name: str, group: str, base: type) -> Any:
     if name in built_in:
         return built_in[name]
     if name in plugins:
-        return plugins[name].load()
+        return _loaded(plugins[name], kind, base, f"subclass of {base.__module__}.{base.__name__}")
     raise unknown(kind, name, {*built_in, *plugins})
 
 
@@ -130,16 +197,20 @@ def _built_in(group: str, base: type) -> dict[str, type[Any]]:
 
 
 def card(name: str) -> str:
-    """The README of the method or defence ``name``, as Markdown.
+    """The README of the method or defence ``name``, as Markdown; docstring and options where its package has none.
 
     Raises:
-        UnknownName: There is none, or it ships no card.
+        UnknownName: There is none.
     """
-    package = configured(name).__module__.rpartition(".")[0]
-    path = files(package) / "README.md"
-    if not path.is_file():
-        raise UnknownName(f"{name!r} ships no card; its package {package} has no README.md.")
-    return path.read_text(encoding="utf-8")
+    cls = configured(name)
+    module = importlib.import_module(cls.__module__)
+    package = module.__package__ or ""
+    if package:
+        path = files(package) / "README.md"
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    rows = [f"- `{f.name}` (`{f.default}`): {f.metadata.get('help', '')}" for f in fields(cls)]
+    return "\n".join([f"# {name}", "", inspect.getdoc(cls) or "", "", "## Options", "", *rows, "", _NO_CARD])
 
 
 def task_names() -> list[str]:
@@ -148,7 +219,9 @@ def task_names() -> list[str]:
 
 
 def kit(name: str) -> TaskKit:
-    """The `TaskKit` of the installed task ``name``.
+    """The `TaskKit` of the installed task ``name``, with the attacks that other packages offer for it.
+
+    Those are entry points of the group ``unbackdoor.attacks`` named ``TASK.NAME``, each a subclass of `Attack`.
 
     Raises:
         UnknownName: No installed package offers it.
@@ -157,5 +230,70 @@ def kit(name: str) -> TaskKit:
     if name not in plugins:
         error = unknown("task", name, plugins)
         raise UnknownName(f'{error} Install a task package, for example: pip install "unbackdoor[image]".')
-    loaded: TaskKit = plugins[name].load()
-    return loaded
+    loaded: TaskKit = _loaded(plugins[name], "task", TaskKit, "unbackdoor.kit.TaskKit")
+    others = _further_attacks(name, loaded.attacks)
+    return replace(loaded, attacks=_Attacks(loaded.attacks, others)) if others else loaded
+
+
+def as_method(given: Any, preset: str | None = None, options: Mapping[str, Any] | None = None) -> Purifier:
+    """The method that is meant by a name, by a `Purifier` or by the class of one.
+
+    Args:
+        given: One of the three.
+        preset: Named options, for a name or a class.
+        options: Over the preset, for a name or a class.
+
+    Raises:
+        UnknownName: No method has this name.
+        BadOption: It is something else, or a `Purifier` is given options once more.
+    """
+    options = options or {}
+    if isinstance(given, Purifier):
+        if options or preset is not None:
+            raise BadOption("options and preset go with a method's name; give them to the Purifier itself instead.")
+        return given
+    if isinstance(given, str):
+        return method(given).make(preset, **options)
+    if not inspect.isclass(given) or not issubclass(given, Purifier):
+        raise BadOption(f"method is {_called(given)}; give the name of a method, such as 'nft', or a Purifier.")
+    if inspect.isabstract(given) or not isinstance(getattr(given, "name", None), str):
+        raise BadOption(
+            f"method is {_called(given)}, which is not complete: a Purifier has a name and writes _purify. Give the "
+            "name of a method, such as 'nft'."
+        )
+    return given.make(preset, **options)
+
+
+def as_task(given: Any) -> Task:
+    """The task that is meant by the name of an installed package, by a `Task` or by the class of one.
+
+    Raises:
+        UnknownName: No package has this name.
+        BadOption: It is something else, or a class that cannot be made without options.
+    """
+    if isinstance(given, Task):
+        return given
+    if isinstance(given, str):
+        return kit(given).task()
+    if not inspect.isclass(given) or not issubclass(given, Task):
+        raise BadOption(f"task is {_called(given)}; give the name of a task package, such as 'image', or a Task.")
+    try:
+        return given()
+    except TypeError as error:
+        raise BadOption(
+            f"task is {_called(given)}, which cannot be made without options ({error}); make it."
+        ) from error
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what torch's generators do not take as a seed.
+
+    Raises:
+        BadOption: It is no whole number from 0 to 2^63 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise BadOption(f"seed is {seed!r}; it must be a whole number from 0 to 2^63 - 1.")
+
+
+def _called(thing: Any) -> str:
+    return f"the class {thing.__name__}" if inspect.isclass(thing) else f"of type {type(thing).__name__}"
