@@ -100,7 +100,7 @@ class ClassTask(Task):
         Raises:
             BadData: See `unbackdoor.labels.check_labels`.
         """
-        return check_labels(clean.targets, outputs)
+        return check_labels(clean, outputs)
 
     def samples_per_class(self, targets: Tree) -> float:
         """Number of samples divided by the number of classes that occur."""
