@@ -16,7 +16,7 @@ from unbackdoor.class_names import given_classes, listed, place_names
 from unbackdoor.errors import BadData, FileRefused
 from unbackdoor.reading import reading, shown
 
-__all__ = ["ClassFolders", "find_parts", "read_class_folders"]
+__all__ = ["ClassFolders", "files_below", "find_parts", "read_class_folders"]
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation")
@@ -97,6 +97,22 @@ def read_class_folders(
         tuple(shown(path.relative_to(root).as_posix()) for path, _ in found),
         tuple(notices),
     )
+
+
+def files_below(folder: str | Path, endings: Collection[str]) -> list[Path]:
+    """All files with one of ``endings`` below ``folder``, sorted; what is passed over is as for `read_class_folders`.
+
+    Args:
+        folder: Where to look, at any depth.
+        endings: In lower case with their dot.
+
+    Raises:
+        FileRefused: There is no such folder, or one may not be read.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileRefused(f"no folder at {shown(root)}; check the path.")
+    return _Walk(root, (), frozenset(endings)).files_below(root)
 
 
 def find_parts(root: str | Path, what: str = "images") -> tuple[Path, Path | None]:

@@ -73,8 +73,8 @@ def place_names(
         strangers = [name for name in occurring if name not in index]
         if strangers:
             raise BadData(
-                f"{what} hold {listed(strangers)}, not among the classes {listed(classes, 20)}; with classes=... name all "
-                "of them, in the order of the model's outputs."
+                f"{what} hold {listed(strangers)}, not among the classes {listed(classes, 20)}; name all of them with "
+                "classes=..., in the order of the model's outputs."
             )
         return {name: index[name] for name in occurring}, classes
     check_classes(what, len(occurring))
