@@ -11,16 +11,19 @@ import json
 import os
 import shutil
 import socket
+import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 __all__ = ["OwnFolder", "abandoned"]
 
 _OWNER = "owner"
 _UNFINISHED = "new-"
+_LONG_AGO = 3600.0  # seconds, for what takes microseconds
 
 
 class OwnFolder:
@@ -31,31 +34,32 @@ class OwnFolder:
         note: What its owner wrote down.
     """
 
-    def __init__(self, path: Path, lock: int, note: dict[str, Any]) -> None:
+    def __init__(self, path: Path, lock: int, note: dict[str, str]) -> None:
         """Use `make` or `abandoned`."""
         self.path = path
         self.note = note
         self._lock = lock
 
     @classmethod
-    def make(cls, parent: str | Path, prefix: str, **note: Any) -> Self:
+    def make(cls, parent: str | Path, prefix: str, **note: str) -> Self:
         """A folder in ``parent`` whose name begins with ``prefix``; it has its lock before it has that name.
 
         Raises:
             OSError: It cannot be made.
         """
         draft = Path(tempfile.mkdtemp(prefix=f"{prefix}{_UNFINISHED}", dir=parent))
+        path = draft.with_name(prefix + draft.name.removeprefix(f"{prefix}{_UNFINISHED}"))
         lock = -1
         try:
             lock = os.open(draft / _OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             _take(lock)
             os.write(lock, json.dumps({"host": socket.gethostname(), **note}).encode())
-            path = draft.with_name(prefix + draft.name.removeprefix(f"{prefix}{_UNFINISHED}"))
             draft.rename(path)
         except BaseException:
             if lock >= 0:
                 os.close(lock)
-            shutil.rmtree(draft, ignore_errors=True)
+            for made in (draft, path):
+                shutil.rmtree(made, ignore_errors=True)
             raise
         return cls(path, lock, note)
 
@@ -66,10 +70,17 @@ class OwnFolder:
         return [status.st_ino, status.st_ctime_ns]
 
     def remove(self) -> None:
-        """Remove it with all that is in it, and let go of the lock."""
+        """Remove it with all that is in it, its lock last, and let go of that."""
+        with contextlib.suppress(OSError):
+            for entry in list(os.scandir(self.path)):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                elif entry.name != _OWNER:
+                    Path(entry.path).unlink(missing_ok=True)
+        if sys.platform == "win32":
+            self.release()  # no open file can be removed there
         shutil.rmtree(self.path, ignore_errors=True)
         self.release()
-        shutil.rmtree(self.path, ignore_errors=True)  # some systems remove no open file
 
     def release(self) -> None:
         """Let go of the lock and leave the folder to whoever finds it next."""
@@ -95,22 +106,36 @@ def abandoned(parent: str | Path, prefix: str) -> Iterator[OwnFolder]:
         return
     for place in sorted(found):
         path = Path(place)
-        if path.name.startswith(f"{prefix}{_UNFINISHED}"):
-            continue  # its maker is at it this moment
         try:
             status = path.lstat()
             if hasattr(os, "getuid") and status.st_uid != os.getuid():
                 continue
-            lock = os.open(path / _OWNER, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            if path.name.startswith(f"{prefix}{_UNFINISHED}"):  # it has no lock yet, and is empty
+                if time.time() - status.st_mtime > _LONG_AGO:
+                    shutil.rmtree(path, ignore_errors=True)
+                continue
+            lock = os.open(path / _OWNER, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        except FileNotFoundError:  # its removal was all but done
+            with contextlib.suppress(OSError):
+                path.rmdir()
+            continue
         except OSError:
             continue
-        if _take(lock):
-            with contextlib.suppress(OSError, ValueError):
-                note = json.loads(os.read(lock, 2**16))
-                if note.pop("host", None) == socket.gethostname():
-                    yield OwnFolder(path, lock, note)
-                    continue
-        os.close(lock)
+        note = _note(lock) if stat.S_ISREG(os.fstat(lock).st_mode) and _take(lock) else {}
+        if note.pop("host", None) == socket.gethostname():
+            yield OwnFolder(path, lock, note)
+        else:
+            os.close(lock)
+
+
+def _note(lock: int) -> dict[str, str]:
+    """What an owner wrote; nothing where it is no such note, since anybody may have made the folder."""
+    try:
+        note = json.loads(os.read(lock, 2**16))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    fits = isinstance(note, dict) and all(isinstance(value, str) and "\0" not in value for value in note.values())
+    return note if fits else {}
 
 
 def _take(lock: int) -> bool:

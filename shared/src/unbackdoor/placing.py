@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.errors import FileRefused
+from unbackdoor.errors import FileRefused, UnbackdoorError
 from unbackdoor.folders import OwnFolder
+from unbackdoor.reading import read_json
 
 __all__ = ["Move", "identity", "place", "recover", "sync", "unfinished"]
 
@@ -92,8 +93,11 @@ def recover(folder: OwnFolder) -> None:
     undo, journal = (folder.path / name for name in (_UNDO, _JOURNAL))
     for path in (undo, journal):
         if path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["mark"] != folder.mark:
+            try:
+                content = read_json(path, what="journal")
+            except UnbackdoorError:
+                return
+            if content.get("mark") != folder.mark:
                 return
             moves = [_read(move, folder.path) for move in content["moves"]]
             if path == undo or any(move.foreign and not move.done for move in moves):
