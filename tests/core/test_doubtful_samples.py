@@ -9,8 +9,9 @@ import torch
 from torch.testing import assert_close
 
 import unbackdoor
-from unbackdoor.data import CleanSet
-from unbackdoor.measure import unlikely
+from unbackdoor.errors import PreflightFailed
+from unbackdoor.preflight import doubtful
+from unbackdoor.standing import standing
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask, tiny_victim
 
@@ -44,7 +45,7 @@ def test_mislabelled_samples_are_named(victim):
     (text,) = told(victim.model, clean)
     assert "look whether they are mislabelled" in text
     assert "used (drop_doubtful=True leaves them out)" in text
-    listed = re.findall(r"\d+", text.split("most of all of ")[1].split("(counted")[0].split(" and ")[0])
+    listed = re.findall(r"sample (\d+)", text)
     assert set(map(str, wrong)) <= set(listed)
 
 
@@ -52,7 +53,7 @@ def test_mislabelled_samples_are_left_out_on_request(victim):
     """Fine-tuning sees exactly what it would see if they had never been there."""
     clean, wrong = mislabel(victim, 5)
     kept = torch.ones(len(clean), dtype=torch.bool)
-    kept[unlikely(victim.model, CleanSet(clean), TASK, below=0.01)] = False
+    kept[doubtful(standing(victim.model, clean, TASK).scores)] = False
     assert not kept[wrong].any()
     tuned, report = unbackdoor.purify(victim.model, clean, task=TASK, method="ft", steps=3, drop_doubtful=True)
     alone, _ = unbackdoor.purify(victim.model, clean[kept], task=TASK, method="ft", steps=3)
@@ -62,20 +63,23 @@ def test_mislabelled_samples_are_left_out_on_request(victim):
 
 def test_labels_in_another_order_are_told(victim):
     classes = int(victim.clean.targets.max()) + 1
-    (text,) = told(victim.model, Batch(victim.clean.inputs, (victim.clean.targets + 1) % classes))
-    assert "order of the classes may be wrong" in text
+    with pytest.raises(PreflightFailed, match="order of the classes"):
+        told(victim.model, Batch(victim.clean.inputs, (victim.clean.targets + 1) % classes))
 
 
-def test_samples_are_kept_where_most_are_doubtful(victim):
+def test_samples_are_kept_where_the_labels_are_misread(victim):
+    """With ``anyway`` nothing is dropped by labels that do not fit the model, and nothing is called mislabelled."""
     classes = int(victim.clean.targets.max()) + 1
-    (text,) = told(victim.model, Batch(victim.clean.inputs, (victim.clean.targets + 1) % classes), drop_doubtful=True)
-    assert "All were used" in text
+    shifted = Batch(victim.clean.inputs, (victim.clean.targets + 1) % classes)
+    assert told(victim.model, shifted, drop_doubtful=True, anyway=True) == []
+    _, report = unbackdoor.purify(victim.model, shifted, task=TASK, method="ft", steps=2, anyway=True)
+    assert len(report.overruled) == 1
 
 
 def test_report_tells_what_each_class_lost(victim):
     """Class 2 has no clean sample, so nothing is known of it; the others agree with a count by hand."""
     kept = victim.clean[victim.clean.targets != 2]
-    purified, report = unbackdoor.purify(victim.model, kept, task=TASK, method="ft", steps=5, lr=3.0)
+    purified, report = unbackdoor.purify(victim.model, kept, task=TASK, method="ft", steps=5, lr=3.0, anyway=True)
     assert any(found["before"] != found["after"] for found in report.by_class.values())
     assert set(report.by_class) == {str(int(k)) for k in kept.targets.unique()}
     for name, found in report.by_class.items():

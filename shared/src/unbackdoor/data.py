@@ -108,7 +108,7 @@ class CleanSet:
         """
         keep = torch.ones(len(self), dtype=torch.bool)
         keep[list(dropped)] = False
-        return self._part(keep.nonzero().flatten())
+        return self.part(keep.nonzero().flatten())
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
         """An endless stream of full batches: one random permutation after another, cut into pieces.
@@ -141,7 +141,12 @@ class CleanSet:
     def split(
         self, share: float, generator: torch.Generator, strata: Tensor | None = None
     ) -> tuple[CleanSet, CleanSet]:
-        """Tuning part and holdout part; ``share`` (0 to 1) goes to the holdout, group by group of ``strata``.
+        """Tuning part and holdout part, see `held_out`."""
+        index = self.held_out(share, generator, strata)
+        return self.without(index.tolist()), self.part(index)
+
+    def held_out(self, share: float, generator: torch.Generator, strata: Tensor | None = None) -> Tensor:
+        """Which samples to hold out: ``share`` (0 to 1) of them, group by group of ``strata``, in order.
 
         Each part has at least one sample. A group of one sample stays in the tuning part.
 
@@ -160,11 +165,9 @@ class CleanSet:
         index = torch.cat(held)
         if len(index) == 0:
             index = shuffled[: max(1, min(count - 1, round(share * count)))]
-        keep = torch.ones(count, dtype=torch.bool)
-        keep[index] = False
-        return self._part(keep.nonzero().flatten()), self._part(index.sort().values)
+        return index.sort().values
 
-    def _part(self, index: Tensor) -> CleanSet:
+    def part(self, index: Tensor) -> CleanSet:
         """The samples at the positions ``index``, on the CPU."""
         samples = self.samples[index.to(leaves(self.samples.targets)[0].device)]
         return CleanSet(samples, None if self.extents is None else self.extents[index])

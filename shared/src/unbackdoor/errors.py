@@ -5,10 +5,13 @@ Every message says what was given, what is allowed and what to do.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "BadData",
     "BadOption",
     "CheckpointMismatch",
+    "Diverged",
     "FileRefused",
     "ModelChanged",
     "NonFinite",
@@ -53,7 +56,13 @@ class PreflightFailed(BadData):
 
 
 class ResultRefused(UnbackdoorError, ArithmeticError):
-    """A purification ended with a model that must not replace the given one: diverged, at chance or far worse."""
+    """A purification ended with a model that must not replace the given one: diverged, at chance or far worse.
+
+    Attributes:
+        report: The evidence of the refused run (a `unbackdoor.report.Report`), None where it did not get so far.
+    """
+
+    report: Any = None
 
 
 class UntrustedVictim(UnbackdoorError, PermissionError):
@@ -61,7 +70,13 @@ class UntrustedVictim(UnbackdoorError, PermissionError):
 
 
 class UnknownName(UnbackdoorError, LookupError):
-    """No task, method, attack, model or data set has this name."""
+    """No task, method, attack, model or data set has this name.
+
+    Attributes:
+        known: The names that there are, where a list of them is too long for the message.
+    """
+
+    known: tuple[str, ...] = ()
 
 
 class UnsupportedModel(UnbackdoorError, TypeError):
@@ -74,6 +89,10 @@ class UnsupportedTask(UnbackdoorError, TypeError):
 
 class NonFinite(UnbackdoorError, ArithmeticError):
     """Weights, outputs or a loss hold NaN or infinity."""
+
+
+class Diverged(NonFinite, ResultRefused):
+    """A purification ran into NaN or infinity, so that there is no model to go on with, not even on request."""
 
 
 class NothingTrainable(UnbackdoorError, ValueError):

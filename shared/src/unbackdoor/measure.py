@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +11,7 @@ from torch import nn
 from unbackdoor.data import CleanSet
 from unbackdoor.task import Batch, Meter, Task
 
-__all__ = ["accuracy_by_group", "clean_metrics", "evaluating", "percent", "unlikely"]
+__all__ = ["accuracy_by_group", "clean_metrics", "evaluating", "percent"]
 
 
 @contextmanager
@@ -56,16 +55,6 @@ def accuracy_by_group(
     groups = groups.cpu()
     members = {int(group): groups == group for group in groups.unique()}
     return {str(group): (int(of.sum()), float(100 * right[of].mean())) for group, of in members.items()}
-
-
-@torch.no_grad()
-def unlikely(model: nn.Module, clean: CleanSet, task: Task, *, below: float, batch_size: int = 500) -> list[int]:
-    """Samples to whose targets ``model`` gives a probability under ``below``, the least likely first."""
-    with evaluating(model):
-        batches = clean.once(batch_size)
-        scores = torch.cat([task.log_likelihood(task.forward(model, b.inputs), b.targets).double() for b in batches])
-    order = scores.argsort()
-    return [int(i) for i in order[: int((scores < math.log(below)).sum())]]
 
 
 def percent(meter: Meter) -> float:

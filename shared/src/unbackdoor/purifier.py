@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -16,8 +16,17 @@ from torch import Tensor, nn
 from unbackdoor.configured import Configured, option
 from unbackdoor.data import CleanSet, floats_like
 from unbackdoor.disturbance import started
-from unbackdoor.errors import BadData, BadOption, NonFinite, SingleClass, UnsupportedTask
-from unbackdoor.measure import accuracy_by_group, clean_metrics, evaluating, unlikely
+from unbackdoor.errors import (
+    BadData,
+    BadOption,
+    Diverged,
+    NonFinite,
+    PreflightFailed,
+    ResultRefused,
+    SingleClass,
+    UnsupportedTask,
+)
+from unbackdoor.measure import accuracy_by_group, clean_metrics, evaluating
 from unbackdoor.model import (
     Signature,
     check_usable,
@@ -27,14 +36,14 @@ from unbackdoor.model import (
     master_precision,
     materialise,
 )
+from unbackdoor.outcome import MAX_LOSS, fault
+from unbackdoor.preflight import doubt, doubtful, misfit
 from unbackdoor.report import Report, versions, weight_hash
+from unbackdoor.standing import Standing, one_class, standing
 from unbackdoor.task import Disturber, Task
 from unbackdoor.tree import first_dim, leaves
 
 __all__ = ["Progress", "Purifier", "Run", "Watch", "option"]
-
-_DOUBTFUL = 0.01
-_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,9 @@ class Run:
     notices: list[str] = field(default_factory=list)
     trainable: int = 0
     holdout: CleanSet | None = None
+    anyway: bool = False
+    """Whether to go on, and return the result, where the checks before and after would stop."""
+    overruled: list[str] = field(default_factory=list)
     sparse: bool = False
     """Whether nothing was held out since there are fewer than two clean samples for each class."""
     disturbers: list[Disturber] = field(default_factory=list)
@@ -80,10 +92,31 @@ class Run:
         if self.watch is not None:
             self.watch(Progress(step, steps, message, scalars, self.model))
 
+    def stop(self, reason: str, error: type[PreflightFailed | ResultRefused]) -> None:
+        """Raise ``error``, unless the run goes on anyway: then the report says why it should not have.
+
+        Raises:
+            UnbackdoorError: As said.
+        """
+        if not self.anyway:
+            raise error(f"{reason}, or go on as it is with anyway=True (--anyway).")
+        self.overruled.append(f"{reason}.")
+        self.notice(f"{reason}. Gone on all the same, as asked.")
+
     def notice(self, text: str) -> None:
         """Something that the user should know; it ends up in the report."""
         if text not in self.notices:
             self.notices.append(text)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was measured of one purification, and what is wrong with it."""
+
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    by_class: Mapping[str, Mapping[str, float]]
+    fault: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +153,17 @@ class Purifier(Configured, ABC):
         """Change ``model``'s weights in place. It comes in eval mode and in at least float32."""
 
     @final
-    def purify(self, model: nn.Module, clean: Any, task: Task, *, seed: int = 0, watch: Watch | None = None) -> Report:
+    def purify(
+        self,
+        model: nn.Module,
+        clean: Any,
+        task: Task,
+        *,
+        seed: int = 0,
+        watch: Watch | None = None,
+        anyway: bool = False,
+        max_loss: float = MAX_LOSS,
+    ) -> Report:
         """Purify ``model`` in place; it keeps class, keys, order, shapes, dtypes, ties, modes and device.
 
         Args:
@@ -129,9 +172,16 @@ class Purifier(Configured, ABC):
             task: The kind of problem.
             seed: Of every random draw; the same seed gives the same bits on a CPU.
             watch: Called now and then.
+            anyway: Whether to go on where `unbackdoor.preflight` or `unbackdoor.outcome` would stop; the report then
+                says what spoke against it.
+            max_loss: Points of the headline metric that the result may have lost on the clean samples.
 
         Raises:
-            UnbackdoorError: The model, the samples, the task or an option cannot be used; the model is then as it was.
+            PreflightFailed: Model and samples do not fit each other.
+            ResultRefused: The purified model diverged, is at chance or lost more than ``max_loss``; its ``report`` is
+                the evidence.
+            UnbackdoorError: The model, the samples, the task or an option cannot be used. Whatever is raised, the model
+                is then as it was.
         """
         self._check_common()
         inner = inner_model(model)
@@ -140,13 +190,13 @@ class Purifier(Configured, ABC):
         notices = materialise(inner)
         before_hash = weight_hash(inner)
         signature = Signature.of(inner)
-        total = sum(p.numel() for p in inner.parameters())
         device = next(inner.parameters()).device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         start = time.perf_counter()
         state = inner.state_dict()
         originals = {name: value.detach().clone() for name, value in state.items() if isinstance(value, Tensor)}
+        run = Run(torch.Generator().manual_seed(seed), device, inner, watch, notices=notices, anyway=anyway)
         try:
             with (
                 evaluating(inner),
@@ -154,53 +204,99 @@ class Purifier(Configured, ABC):
                 fast_layout(inner),
                 differentiable_recurrence(inner),
             ):
-                working = Signature.of(inner)
-                run = Run(torch.Generator().manual_seed(seed), device, inner, watch, notices=notices)
-                resident = self._inspect(inner, CleanSet(floats_like(samples.samples.to(device), dtype)), task, run)
-                resident = resident.measured(task.extents)
-                tuning, run.holdout = self._split(resident, task, run)
-                judged = (run.holdout or tuning).samples
-                before, groups = clean_metrics(inner, judged, task), accuracy_by_group(inner, judged, task)
-                self._purify(inner, tuning, task, run)
-                for text in (text for disturber in run.disturbers for text in disturber.findings()):
-                    run.notice(text)
-                working.check(inner, buffers_may_change=self.updates_buffers)
-                after = clean_metrics(inner, judged, task)
-                groups_after = accuracy_by_group(inner, judged, task)
+                resident = CleanSet(floats_like(samples.samples.to(device), dtype))
+                found = self._tuned(inner, resident, task, run, max_loss)
             signature.check(inner, buffers_may_change=self.updates_buffers)
+            report = Report(
+                method=self.name,
+                options=self.options(),
+                task=task.name,
+                seed=seed,
+                measured_on="clean set" if run.holdout is None else "holdout",
+                seconds=time.perf_counter() - start,
+                peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+                trainable=run.trainable,
+                total=sum(p.numel() for p in inner.parameters()),
+                log=tuple(run.log),
+                hash_before=before_hash,
+                hash_after=weight_hash(inner),
+                versions=versions(device),
+                before=found.before,
+                after=found.after,
+                by_class=found.by_class,
+            )
+            self._judge(found, report, run)
         except BaseException:
             with suppress(RuntimeError):  # keys or shapes that a faulty method changed stay changed
                 inner.load_state_dict(originals, strict=False)
             raise
-        return Report(
-            method=self.name,
-            options=self.options(),
-            task=task.name,
-            seed=seed,
-            before=before,
-            after=after,
-            by_class={
-                name: {"samples": count, "before": share, "after": groups_after[name][1]}
-                for name, (count, share) in groups.items()
-            },
-            measured_on="clean set" if run.holdout is None else "holdout",
-            seconds=time.perf_counter() - start,
-            peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-            trainable=run.trainable,
-            total=total,
-            log=tuple(run.log),
-            notices=tuple(run.notices),
-            hash_before=before_hash,
-            hash_after=weight_hash(inner),
-            versions=versions(device),
-        )
+        return replace(report, notices=tuple(run.notices), overruled=tuple(run.overruled))
 
-    def _split(self, clean: CleanSet, task: Task, run: Run) -> tuple[CleanSet, CleanSet | None]:
+    def _tuned(self, model: nn.Module, clean: CleanSet, task: Task, run: Run, max_loss: float) -> _Found:
+        """Check, tune in place and measure."""
+        self._inspect(model, clean, task, run)
+        clean, given = self._preflight(model, clean, task, run)
+        clean = clean.measured(task.extents)
+        held = self._held_out(clean, task, run)
+        tuning = clean if held is None else clean.without(held.tolist())
+        run.holdout = None if held is None else clean.part(held)
+        judged = (run.holdout or tuning).samples
+        working = Signature.of(model)
+        before, groups = clean_metrics(model, judged, task), accuracy_by_group(model, judged, task)
+        try:
+            self._purify(model, tuning, task, run)
+            working.check(model, buffers_may_change=self.updates_buffers)
+        except NonFinite as error:
+            raise Diverged(f"the purification diverged: {error}") from error
+        for text in (text for disturber in run.disturbers for text in disturber.findings()):
+            run.notice(text)
+        now = standing(model, clean.samples, task)
+        after, groups_after = clean_metrics(model, judged, task), accuracy_by_group(model, judged, task)
+        by_class = {
+            name: {"samples": count, "before": share, "after": groups_after[name][1]}
+            for name, (count, share) in groups.items()
+        }
+        headline = next(iter(before))
+        scale = getattr(task.meters()[headline], "scale", 100.0)
+        drop = (before[headline], after[headline]) if scale == 100.0 else (math.nan, math.nan)
+        wrong = None
+        if held is not None:
+            wrong = fault(given.part(held), now.part(held), *drop, max_loss)
+            drop = (given.accuracy, now.accuracy)
+        return _Found(before, after, by_class, wrong or fault(given, now, *drop, max_loss))
+
+    def _judge(self, found: _Found, report: Report, run: Run) -> None:
+        if found.fault is None:
+            return
+        try:
+            run.stop(f"{found.fault}: nothing of it is kept; lower lr or steps, use another method", ResultRefused)
+        except ResultRefused as error:
+            error.report = replace(report, notices=tuple(run.notices), overruled=(found.fault,))
+            raise
+
+    def _preflight(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> tuple[CleanSet, Standing]:
+        given = standing(model, clean.samples, task)
+        reason = misfit(given, clean.samples, labelled="classes" in self.needs)
+        if reason is not None:
+            run.stop(reason, PreflightFailed)
+            return clean, given
+        found = doubtful(given.scores)
+        if not found:
+            return clean, given
+        run.notice(doubt(found, clean.samples, dropped=self.drop_doubtful))
+        if not self.drop_doubtful:
+            return clean, given
+        kept = torch.ones(len(clean), dtype=torch.bool)
+        kept[found] = False
+        return clean.without(found), given.part(kept.nonzero().flatten())
+
+    def _held_out(self, clean: CleanSet, task: Task, run: Run) -> Tensor | None:
+        """Which samples the method shall not tune on; None where it tunes on all."""
         share = float(getattr(self, "holdout", 0.0))
         if not 0 <= share < 1:
             raise BadOption(f"holdout is {share}; the share of clean samples that is held out must lie in [0, 1).")
         if share == 0 or len(clean) < 2:
-            return clean, None
+            return None
         strata = task.strata(clean.samples.targets)
         if self.tunes_sparse and strata is not None and len(clean) < 2 * (classes := len(strata.unique())):
             run.sparse = True
@@ -208,11 +304,11 @@ class Purifier(Configured, ABC):
                 f"there are {len(clean)} clean samples of {classes} classes: one that is held out would be all that is "
                 "known of its class, so none was. holdout=0 leaves everything else to the options too."
             )
-            return clean, None
-        return clean.split(share, run.generator, strata)
+            return None
+        return clean.held_out(share, run.generator, strata)
 
-    def _inspect(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> CleanSet:
-        """Refuse labels, outputs and inputs that do not fit each other; returns the samples that are to be used."""
+    def _inspect(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
+        """Refuse labels, outputs and inputs whose forms do not fit each other."""
         first = clean.samples[slice(0, min(len(clean), 32))]
         try:
             with torch.no_grad():
@@ -230,27 +326,6 @@ class Purifier(Configured, ABC):
         if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves(outputs)):
             raise NonFinite("the model's outputs on clean inputs hold NaN or infinity; check the inputs' range.")
         self._check_needs(clean, outputs, task, run)
-        doubtful = unlikely(model, clean, task, below=_DOUBTFUL)
-        if not doubtful:
-            return clean
-        found = (
-            f"the given model finds the targets of {len(doubtful)} of {len(clean)} clean samples unlikely (below "
-            f"{_DOUBTFUL:.0%})"
-        )
-        if 2 * len(doubtful) > len(clean):
-            run.notice(
-                f"{found}: the inputs' range, the normalisation or the order of the classes may be wrong. All were "
-                "used."
-            )
-            return clean
-        listed = ", ".join(map(str, doubtful[:_LISTED]))
-        more = f" and {len(doubtful) - _LISTED} more" if len(doubtful) > _LISTED else ""
-        done = "left out" if self.drop_doubtful else "used (drop_doubtful=True leaves them out)"
-        run.notice(
-            f"{found}, most of all of {listed}{more} (counted from 0). They were {done}; look whether they are "
-            "mislabelled or carry a trigger."
-        )
-        return clean.without(doubtful) if self.drop_doubtful else clean
 
     def _check_needs(self, clean: CleanSet, outputs: Any, task: Task, run: Run) -> None:
         try:
@@ -268,25 +343,13 @@ class Purifier(Configured, ABC):
                     f"the method {self.name!r} searches in input space, but {error}. Use a method that changes weights "
                     "alone, such as nft or f-fip, or a task whose Task.perturbable gives the floats to search in."
                 ) from error
-        if "one-class" in self.needs and not _one_class(clean, outputs, task):
+        if "one-class" in self.needs and not one_class(outputs, clean.samples.targets, task):
             raise UnsupportedTask(
                 f"the method {self.name!r} compares the classes that models answer with, but the task {task.name!r} "
                 f"does not answer with logits of one class a sample (outputs {_shapes(outputs)}, targets "
                 f"{_shapes(clean.samples.targets)}). Use a method that needs the task's loss alone, such as nft or "
                 "i-bau."
             )
-
-
-def _one_class(clean: CleanSet, outputs: Any, task: Task) -> bool:
-    """Whether outputs are logits ``(batch, classes)`` of the task's own likelihood, and targets class indices."""
-    targets = clean.samples.targets
-    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
-        return False
-    if outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point():
-        return False
-    first = targets[: len(outputs)]
-    likely = outputs.float().log_softmax(1).gather(1, first.long().unsqueeze(1)).squeeze(1)
-    return torch.allclose(likely, task.log_likelihood(outputs, first).float(), rtol=1e-3, atol=1e-3)
 
 
 def _shapes(tree: Any) -> str:

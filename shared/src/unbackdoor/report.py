@@ -36,6 +36,8 @@ class Report:
         total: Number of scalars in the model's parameters.
         log: One mapping of scalars for each logged step.
         notices: What the user should know: skipped layers, missing classes, skipped steps.
+        overruled: Why the purification would have been refused, before or after, had it not been told to go on anyway;
+            empty where nothing spoke against it. A figure of such a run is no evidence.
         hash_before: SHA-256 of the given weights.
         hash_after: SHA-256 of the purified weights.
         versions: Python, torch, platform and device.
@@ -57,6 +59,7 @@ class Report:
     total: int = 0
     log: tuple[Mapping[str, float], ...] = ()
     notices: tuple[str, ...] = ()
+    overruled: tuple[str, ...] = ()
     hash_before: str = ""
     hash_after: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -70,7 +73,8 @@ class Report:
     def from_json(cls, text: str) -> Self:
         """The report that `to_json` wrote."""
         values = json.loads(text)
-        values["log"], values["notices"] = tuple(values["log"]), tuple(values["notices"])
+        for name in ("log", "notices", "overruled"):
+            values[name] = tuple(values.get(name, ()))
         return cls(**values)
 
 

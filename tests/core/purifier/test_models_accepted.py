@@ -219,7 +219,7 @@ def test_purify_refuses_labels_that_the_task_refuses(clean, mlp):
 @pytest.mark.parametrize("name", method_names())
 def test_purify_runs_on_one_shot_sets_with_larger_batches(name, count, mlp, quick):
     batch = Batch(torch.rand(count, 6), torch.arange(count) % 3)
-    purified, _ = unbackdoor.purify(mlp(), batch, task=TASK, method=name, **quick(name, batch_size=16))
+    purified, _ = unbackdoor.purify(mlp(), batch, task=TASK, method=name, anyway=True, **quick(name, batch_size=16))
     assert all(bool(torch.isfinite(v).all()) for v in purified.state_dict().values())
 
 

@@ -85,7 +85,7 @@ def _measured(cell: Cell, tell: Tell) -> dict[str, Any]:
 
     with peak_of_process() as peak:
         purified, report = unbackdoor.purify(
-            victim.model, clean, task=task, method=purifier, seed=cell.seed, watch=watch
+            victim.model, clean, task=task, method=purifier, seed=cell.seed, watch=watch, anyway=True
         )
     figures = evaluate(purified, test, task, victim.attack)
     if oracle is not None:

@@ -118,7 +118,7 @@ def _purify(folder: Path, purifier: Purifier, seed: int, number: int, out: Path)
         news.put((number, now.step, now.steps, dict(now.scalars)))
 
     model, report = unbackdoor.purify(
-        scene.victim.model, scene.data.clean, task=scene.task, method=purifier, seed=seed, watch=watch
+        scene.victim.model, scene.data.clean, task=scene.task, method=purifier, seed=seed, watch=watch, anyway=True
     )
     unbackdoor.save(model, out)
     return report.seconds

@@ -165,7 +165,7 @@ def _purified(scene: Scene, purifier: Purifier, seed: int, shown: Stages) -> tup
 
     watch = shown.watching(f"purifying with {purifier.name}")
     model, report = unbackdoor.purify(
-        scene.victim.model, scene.data.clean, task=scene.task, method=purifier, seed=seed, watch=watch
+        scene.victim.model, scene.data.clean, task=scene.task, method=purifier, seed=seed, watch=watch, anyway=True
     )
     return model, report.seconds
 
