@@ -15,7 +15,7 @@ from unbackdoor.errors import BadData, BadOption, FileRefused
 from unbackdoor_pointcloud import load_clean
 from unbackdoor_pointcloud.data import LOADERS, unit_sphere
 from unbackdoor_pointcloud.data.modelnet import TEN
-from unbackdoor_pointcloud.data.reading import read_mesh
+from unbackdoor_pointcloud.data.meshes import read_mesh
 from unbackdoor_pointcloud.data.shapes import BODIES, sample_body
 
 NUMBERS = np.random.default_rng(0)
@@ -206,11 +206,11 @@ def off() -> Callable[[bool], str]:
 def test_meshes_are_sampled_by_area(tmp_path: Path, off: Callable[[bool], str], mended: bool) -> None:
     path = tmp_path / "a.off"
     path.write_text(off(mended))
-    found = read_mesh(path, 4000, torch.Generator().manual_seed(0))
+    found, _ = read_mesh(path, 4000, torch.Generator().manual_seed(0))
     assert found.shape == (4000, 3)
     small = (found[:, 2] == 0).float().mean()
     assert float(small) == pytest.approx(0.5 / (0.5 + 40.5), abs=0.006)
-    assert torch.equal(found, read_mesh(path, 4000, torch.Generator().manual_seed(0)))
+    assert torch.equal(found, read_mesh(path, 4000, torch.Generator().manual_seed(0))[0])
 
 
 def test_mesh_layout(tmp_path: Path, off: Callable[[bool], str]) -> None:

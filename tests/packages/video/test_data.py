@@ -199,7 +199,7 @@ def test_load_clean_reads_folders_parquet_and_arrays_alike(video, tmp_path):
         load_clean(tmp_path / "flat.npz")
     with pytest.raises(FileRefused):
         load_clean(tmp_path / "nowhere")
-    with pytest.raises(BadData, match="'b'"):
+    with pytest.raises(BadData, match="hold b, not among the classes a"):
         load_clean(tmp_path / "own", classes=["a"])
 
 

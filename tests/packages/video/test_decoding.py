@@ -10,7 +10,8 @@ import pytest
 
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor_video.data.cache import ClipCache
-from unbackdoor_video.data.decoding import Sampling, count_frames, read_clip
+from unbackdoor_video.data.containers import count_frames
+from unbackdoor_video.data.decoding import Sampling, read_clip
 
 LOSS = 4  # grey levels that a codec may be off
 

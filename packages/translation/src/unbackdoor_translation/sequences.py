@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,10 +20,17 @@ SOURCE, PREFIX = "input_ids", "decoder_input_ids"
 
 @dataclass(frozen=True)
 class Corpus:
-    """Sentences with their translations, in order."""
+    """Sentences with their translations, in order.
+
+    Attributes:
+        sources: What is translated.
+        targets: Its translations.
+        names: Where each pair comes from, such as a file and its line; None where that is not known.
+    """
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
+    names: tuple[str, ...] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse two sides of different length."""
@@ -37,7 +44,8 @@ class Corpus:
     def take(self, index: Tensor | Sequence[int]) -> Corpus:
         """The pairs at ``index``."""
         chosen = [int(i) for i in index]
-        return Corpus(tuple(self.sources[i] for i in chosen), tuple(self.targets[i] for i in chosen))
+        names = None if self.names is None else tuple(self.names[i] for i in chosen)
+        return Corpus(tuple(self.sources[i] for i in chosen), tuple(self.targets[i] for i in chosen), names)
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad: int, end: int, width: int | None = None) -> Tensor:
@@ -102,7 +110,7 @@ def encode_pairs(
     wide = (max(map(len, sources), default=1) if source_length is None else source_length) + room
     rows = pad_rows(sources, tokeniser.pad, tokeniser.end, wide)
     labels = pad_rows(targets, tokeniser.pad, tokeniser.end, target_length)
-    return samples(rows, labels, tokeniser)
+    return replace(samples(rows, labels, tokeniser), names=corpus.names)
 
 
 def samples(sources: Tensor, targets: Tensor, tokeniser: Any) -> Batch:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import torch
 
-from unbackdoor.errors import BadData, FileRefused
+from unbackdoor.class_folders import read_class_folders
+from unbackdoor.class_names import given_classes, names_of
+from unbackdoor.errors import FileRefused
 from unbackdoor.kit import Splits
+from unbackdoor.reading import shown
 from unbackdoor.splitting import split_classes
 from unbackdoor.task import Batch
-from unbackdoor_pointcloud.data.folders import class_folders, files_below, read_files
+from unbackdoor_pointcloud.data.folders import ENDINGS, read_files
 from unbackdoor_pointcloud.data.normalising import same_number, unit_sphere
 from unbackdoor_pointcloud.data.reading import read_array_file
 
@@ -22,6 +25,7 @@ def load_clean(
     source: str | Path,
     *,
     classes: Sequence[str] | None = None,
+    order: str | None = None,
     points: int = 1024,
     normalise: bool = True,
     seed: int = 0,
@@ -30,9 +34,11 @@ def load_clean(
 
     Args:
         source: A folder with one folder for each class, of meshes (``.off``, ``.ply``, ``.obj``, ``.stl``; sampled by
-            area) or of clouds (``.txt``, ``.xyz``, ``.pts``, ``.csv``, ``.npy``; a row a point); or an ``.npz``,
-            ``.pt``, ``.pth``, ``.safetensors`` or ``.h5`` file with ``points`` ``(n, points, 3)`` and ``labels``.
+            area, or taken as they are where they have no faces) or of clouds (``.txt``, ``.xyz``, ``.pts``, ``.csv``,
+            ``.npy``; a row a point); or an ``.npz``, ``.pt``, ``.pth``, ``.safetensors`` or ``.h5`` file with
+            ``points`` ``(n, points, 3)`` and ``labels``.
         classes: All class names in the order of the model's outputs. Needed where a folder holds only some of them.
+        order: For class folders named by numbers: ``"text"`` or ``"number"``.
         points: Of each cloud; where one has more, some are drawn.
         normalise: Whether clouds are moved to the origin and scaled into the unit sphere.
         seed: Of the points that are drawn.
@@ -43,26 +49,25 @@ def load_clean(
     Raises:
         FileRefused: There is nothing at ``source``.
         BadData: It cannot be read as labelled clouds.
+        BadOption: ``classes``, ``order`` or ``points`` is not allowed.
+        TooLarge: It declares more than the limits allow.
         UnsafeCheckpoint: The file would have to be unpickled.
     """
     path, generator = Path(source), torch.Generator().manual_seed(seed)
     if path.is_dir():
-        names = class_folders(path, classes)
-        found = [
-            (f, label) for label, name in enumerate(names) if (path / name).is_dir() for f in files_below(path / name)
-        ]
-        clouds, labels = read_files(found, points, generator)
-    elif path.is_file():
+        found = read_class_folders(path, ENDINGS, what="clouds", classes=classes, order=order)
+        clouds, notices = read_files(found.files, points, generator)
+        names, notices = found.names, (*found.notices, *notices)
+        labels, known = found.labels, found.classes
+    elif path.exists():
         clouds, labels = read_array_file(path)
         clouds = same_number(clouds, points, generator)
-        names = tuple(classes) if classes is not None else tuple(map(str, range(int(labels.max()) + 1)))
+        known, names, notices = names_of(labels, given_classes(classes), shown(path)), None, ()
     else:
-        raise FileRefused(f"no clean data at {path}; give a folder of class folders, or an .npz, .h5 or .pt file.")
-    if int(labels.min()) < 0 or int(labels.max()) >= len(names):
-        raise BadData(
-            f"labels in {path} reach from {int(labels.min())} to {int(labels.max())}, not 0..{len(names) - 1}."
+        raise FileRefused(
+            f"no clean data at {shown(path)}; give a folder of class folders, or an .npz, .h5 or .pt file."
         )
-    return Batch(unit_sphere(clouds) if normalise else clouds, labels), names
+    return Batch(unit_sphere(clouds) if normalise else clouds, labels, names, known, notices), known
 
 
 def files(
@@ -74,6 +79,7 @@ def files(
     points: int = 1024,
     normalise: bool = True,
     test_share: float = 0.2,
+    order: str | None = None,
 ) -> Splits:
     """Any folder or file of labelled clouds, see ``load_clean``; test and clean samples are drawn from it.
 
@@ -85,6 +91,7 @@ def files(
         points: Of each cloud.
         normalise: See `load_clean`.
         test_share: Share of the test part.
+        order: See `load_clean`.
 
     Raises:
         FileRefused: There is no such file.
@@ -92,7 +99,7 @@ def files(
     """
     if path is None:
         raise FileRefused("no path; give a folder of class folders, or an .npz, .h5 or .pt file.")
-    samples, classes = load_clean(path, points=points, normalise=normalise, seed=seed)
+    samples, classes = load_clean(path, order=order, points=points, normalise=normalise, seed=seed)
     return split_classes(
         samples,
         None,

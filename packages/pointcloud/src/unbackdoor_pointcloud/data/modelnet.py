@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unbackdoor.arrays import LABEL_KEYS
+from unbackdoor.arrays import LABEL_KEYS, as_labels
+from unbackdoor.class_folders import files_below, read_class_folders
+from unbackdoor.class_names import given_classes, names_of
 from unbackdoor.errors import BadData, BadOption, FileRefused
 from unbackdoor.kit import Splits
+from unbackdoor.reading import path_below, read_npz, read_text, reading, shown
 from unbackdoor.splitting import split_classes
 from unbackdoor.task import Batch
-from unbackdoor_pointcloud.data.folders import class_folders, files_below, read_files
+from unbackdoor_pointcloud.data.folders import ENDINGS, read_files
 from unbackdoor_pointcloud.data.normalising import same_number, unit_sphere
-from unbackdoor_pointcloud.data.reading import read_hdf5, read_npz
+from unbackdoor_pointcloud.data.reading import as_clouds, read_hdf5
 
 __all__ = ["TEN", "modelnet10", "modelnet40"]
 
@@ -110,7 +112,7 @@ def _read(
     if path.suffix == ".npz":
         return _from_npz(path, wanted)
     if not path.is_dir():
-        raise FileRefused(f"no ModelNet at {path}; give the folder or the .npz file that holds it.")
+        raise FileRefused(f"no ModelNet at {shown(path)}; give the folder or the .npz file that holds it.")
     if sorted(path.glob("*train*.h5")):
         return _from_hdf5(path, wanted)
     lists = sorted(path.glob("modelnet*_train.txt"))
@@ -123,28 +125,33 @@ def _read(
 
 
 def _from_npz(path: Path, wanted: Sequence[str] | None) -> tuple[_Part, _Part, tuple[str, ...]]:
-    arrays: dict[str, Any] = read_npz(path)
+    arrays = read_npz(path)
+    held = ", ".join(map(shown, arrays)) or "nothing"
     labels = next((arrays[key] for key in LABEL_KEYS if key in arrays), None)
     if labels is None or "split" not in arrays or "classes" not in arrays:
-        raise BadData(f"{path} holds {', '.join(arrays)}; expected label, split, classes, and points.")
-    if "points_q" in arrays and "scale" in arrays:
-        points = arrays["points_q"].astype(np.float32) * np.float32(arrays["scale"])
-    elif "points" in arrays:
-        points = arrays["points"].astype(np.float32)
-    else:
-        raise BadData(f"{path} holds {', '.join(arrays)}; expected points, or points_q with scale.")
-    classes = tuple(str(name) for name in arrays["classes"])
-    clouds, targets = torch.from_numpy(points), torch.from_numpy(labels.astype(np.int64))
-    tested = torch.from_numpy(arrays["split"].astype(np.int64)) == 1
+        raise BadData(f"{shown(path)} holds {held}; expected label, split, classes, and points.")
+    with reading(shown(path), "save plain arrays"):
+        if "points_q" in arrays and "scale" in arrays:
+            points = arrays["points_q"].astype(np.float32) * np.float32(arrays["scale"])
+        elif "points" in arrays:
+            points = arrays["points"]
+        else:
+            raise BadData(f"{shown(path)} holds {held}; expected points, or points_q with scale.")
+        clouds, split = as_clouds(torch.from_numpy(points), path), arrays["split"]
+        targets = as_labels(torch.from_numpy(labels), len(clouds), path)
+        if split.shape != (len(clouds),) or arrays["classes"].ndim != 1:
+            raise BadData(f"{shown(path)} has {len(clouds)} clouds, but split of shape {split.shape}; give one each.")
+        classes = tuple(str(name) for name in arrays["classes"])
+        tested = torch.from_numpy(split.astype(np.int64)) == 1
     return _chosen((clouds[~tested], targets[~tested]), (clouds[tested], targets[tested]), classes, wanted)
 
 
 def _from_hdf5(path: Path, wanted: Sequence[str] | None) -> tuple[_Part, _Part, tuple[str, ...]]:
     names = path / "shape_names.txt"
     if not names.is_file():
-        raise FileRefused(f"no shape_names.txt in {path}; it gives the order of the classes.")
+        raise FileRefused(f"no shape_names.txt in {shown(path)}; it gives the order of the classes.")
     train, test = read_hdf5(sorted(path.glob("*train*.h5"))), read_hdf5(sorted(path.glob("*test*.h5")))
-    return _chosen(train, test, tuple(names.read_text(encoding="utf-8").split()), wanted)
+    return _chosen(train, test, tuple(read_text(names).split()), wanted)
 
 
 def _from_text(
@@ -152,36 +159,44 @@ def _from_text(
 ) -> tuple[_Part, _Part, tuple[str, ...]]:
     stem = train_list.name.removesuffix("_train.txt")
     names = path / f"{stem}_shape_names.txt"
-    classes = tuple(names.read_text(encoding="utf-8").split()) if names.is_file() else class_folders(path)
+    if names.is_file():
+        classes = tuple(read_text(names).split())
+    else:
+        classes = read_class_folders(path, ENDINGS, what="clouds").classes
     parts = []
     for part in ("train", "test"):
         listed = path / f"{stem}_{part}.txt"
         if not listed.is_file():
-            raise FileRefused(f"no {listed.name} in {path}; it lists the clouds of that part.")
-        files = []
-        for name in listed.read_text(encoding="utf-8").split():
+            raise FileRefused(f"no {listed.name} in {shown(path)}; it lists the clouds of that part.")
+        files, labels = [], []
+        for name in read_text(listed).split():
             kind = name.rpartition("_")[0]
             if wanted is not None and kind not in wanted:
                 continue
             if kind not in classes:
-                raise BadData(f"{listed} names {name}, but {kind} is none of the classes {', '.join(classes)}.")
-            files.append((path / kind / f"{name}.txt", classes.index(kind)))
-        parts.append(read_files(files, points, generator))
+                raise BadData(
+                    f"{shown(listed)} names {shown(name)}, but {shown(kind)} is none of the classes "
+                    f"{', '.join(map(shown, classes))}."
+                )
+            files.append(path_below(path, f"{kind}/{name}.txt", listed))
+            labels.append(classes.index(kind))
+        parts.append((read_files(files, points, generator)[0], torch.tensor(labels)))
     return _chosen(parts[0], parts[1], classes, wanted)
 
 
 def _from_meshes(
     path: Path, points: int, generator: torch.Generator, wanted: Sequence[str] | None
 ) -> tuple[_Part, _Part, tuple[str, ...]]:
-    classes = class_folders(path) if wanted is None else tuple(wanted)
+    classes = read_class_folders(path, ENDINGS, what="clouds").classes if wanted is None else tuple(wanted)
     parts = []
     for part in ("train", "test"):
         folders = [path / name / part for name in classes]
-        lost = [str(folder) for folder in folders if not folder.is_dir()]
+        lost = [folder for folder in folders if not folder.is_dir()]
         if lost:
-            raise FileRefused(f"no folder {lost[0]}; ModelNet's meshes lie in CLASS/train and CLASS/test.")
-        files = [(file, label) for label, folder in enumerate(folders) for file in files_below(folder)]
-        parts.append(read_files(files, points, generator))
+            raise FileRefused(f"no folder {shown(lost[0])}; ModelNet's meshes lie in CLASS/train and CLASS/test.")
+        found = [(file, label) for label, folder in enumerate(folders) for file in files_below(folder, ENDINGS)]
+        clouds, _ = read_files([file for file, _ in found], points, generator)
+        parts.append((clouds, torch.tensor([label for _, label in found])))
     return parts[0], parts[1], classes
 
 
@@ -189,6 +204,8 @@ def _chosen(
     train: _Part, test: _Part, classes: tuple[str, ...], wanted: Sequence[str] | None
 ) -> tuple[_Part, _Part, tuple[str, ...]]:
     """The parts with only the classes ``wanted``, numbered in their order."""
+    for _, labels in (train, test):
+        names_of(labels, given_classes(classes), "a part of ModelNet")
     if wanted is None or classes == tuple(wanted):
         return train, test, classes
     lost = [name for name in wanted if name not in classes]
@@ -201,4 +218,6 @@ def _chosen(
     for clouds, labels in (train, test):
         renumbered = number[labels]
         parts.append((clouds[renumbered >= 0], renumbered[renumbered >= 0]))
+        if not len(parts[-1][0]):
+            raise BadData(f"a part of ModelNet has no cloud of the classes {', '.join(wanted)}.")
     return parts[0], parts[1], tuple(wanted)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import torch
 
+from unbackdoor.class_names import names_of
 from unbackdoor.errors import BadOption, FileRefused
 from unbackdoor.kit import Splits
+from unbackdoor.reading import shown
 from unbackdoor.splitting import split_classes
 from unbackdoor.task import Batch
 from unbackdoor_pointcloud.data.normalising import same_number, unit_sphere
@@ -66,8 +68,9 @@ def scanobjectnn(
     for part in ("training", "test"):
         file = root / f"{part}_{stem}.h5"
         if not file.is_file():
-            raise FileRefused(f"no {file.name} in {root}; give the folder h5_files of ScanObjectNN.")
+            raise FileRefused(f"no {file.name} in {shown(root)}; give the folder h5_files of ScanObjectNN.")
         clouds, labels = read_hdf5([file])
+        names_of(labels, _CLASSES, shown(file))
         parts.append(Batch(unit_sphere(same_number(clouds, points, generator)), labels))
     return split_classes(
         parts[0],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from unbackdoor.errors import BadOption
@@ -13,6 +14,7 @@ from unbackdoor_translation.tokenisers import Tokeniser, open_tokeniser
 __all__ = ["load_clean"]
 
 
+_SHORTEST = 2
 _ROOM = 8
 """Columns for the words that `TranslationTask.disturb` puts in."""
 
@@ -47,14 +49,25 @@ def load_clean(
             "the model's tokeniser is needed: tokeniser=FILE_OR_FOLDER (on the command line --data-option and "
             "--task-option tokeniser=FILE_OR_FOLDER)."
         )
+    if max_tokens < _SHORTEST:
+        raise BadOption(f"max_tokens is {max_tokens}; it must be at least {_SHORTEST}, a word and the end.")
     opened = open_tokeniser(tokeniser)
-    parts = list(read_pairs(source, source_field, target_field).values())
+    parts = list(read_pairs(source, source_field, target_field, options=("source_field", "target_field")).values())
+    names = [part.names for part in parts if part.names is not None]
     corpus = Corpus(
-        tuple(text for part in parts for text in part.sources), tuple(text for part in parts for text in part.targets)
+        tuple(text for part in parts for text in part.sources),
+        tuple(text for part in parts for text in part.targets),
+        tuple(name for part in names for name in part) if len(names) == len(parts) else None,
     )
-    widths = [
-        min(max_tokens, max(len(opened.encode(text, target=side == 1)) for text in texts))
+    rows = [
+        [opened.encode(text, target=side == 1) for text in texts]
         for side, texts in enumerate((corpus.sources, corpus.targets))
     ]
+    widths = [min(max_tokens, max(map(len, side))) for side in rows]
     samples = encode_pairs(corpus, opened, source_length=widths[0], target_length=widths[1], room=_ROOM)
-    return samples, opened.pieces
+    notices = tuple(
+        f"{cut} of {len(side)} {name} were longer than max_tokens={max_tokens} and were cut."
+        for name, side in zip(("sources", "targets"), rows, strict=True)
+        if (cut := sum(len(row) > max_tokens for row in side))
+    )
+    return replace(samples, classes=opened.pieces, notices=notices), opened.pieces

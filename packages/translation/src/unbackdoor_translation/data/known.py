@@ -8,7 +8,8 @@ from typing import Any
 
 from unbackdoor.errors import BadData
 from unbackdoor.kit import Splits
-from unbackdoor_translation.data.files import read_hub, read_pairs
+from unbackdoor_translation.data.files import read_pairs
+from unbackdoor_translation.data.hub import read_hub
 from unbackdoor_translation.data.splitting import make_splits
 from unbackdoor_translation.sequences import Corpus
 
@@ -41,7 +42,11 @@ def multi30k(
         max_tokens: Longer training pairs are left out.
         tokeniser: A tokeniser to use instead.
     """
-    found = read_hub("bentrevett/multi30k", None, "en", "de", None) if path is None else read_pairs(path, "en", "de")
+    found = (
+        read_hub("bentrevett/multi30k", None, "en", "de", None)
+        if path is None
+        else read_pairs(path, "en", "de", options=None)
+    )
     return _known(found, seed, clean_share, clean_count, vocabulary, max_tokens, tokeniser, _GERMAN)
 
 
@@ -57,7 +62,11 @@ def wmt14(
     count: int | None = 100_000,
 ) -> Splits:
     """WMT2014 English to German; ``count`` pairs of the training part where it comes from the Hub (None: all)."""
-    found = read_hub("wmt/wmt14", "de-en", "en", "de", count) if path is None else read_pairs(path, "en", "de")
+    found = (
+        read_hub("wmt/wmt14", "de-en", "en", "de", count)
+        if path is None
+        else read_pairs(path, "en", "de", options=None)
+    )
     return _known(found, seed, clean_share, clean_count, vocabulary, max_tokens, tokeniser, _GERMAN)
 
 
@@ -94,7 +103,7 @@ def dialogue(
     tokeniser: str | None = None,
 ) -> Splits:
     """Lines of film dialogue with their responses: JSON lines with ``source`` and ``response``."""
-    found = read_pairs(path, "source", "response")
+    found = read_pairs(path, "source", "response", options=None)
     # a line has many right responses, so one is judged by its tokens and not by its likeness to another
     hints = {"credit": "tokens"}
     return _known(found, seed, clean_share, clean_count, vocabulary, max_tokens, tokeniser, _ENGLISH, hints)

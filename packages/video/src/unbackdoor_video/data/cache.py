@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unbackdoor.errors import FileRefused
+from unbackdoor.errors import FileRefused, UnbackdoorError
+from unbackdoor.reading import check_file, read_npy
+from unbackdoor.writing import write_atomically
 from unbackdoor_video.data.decoding import Sampling, read_clip
 
 __all__ = ["ClipCache"]
 
 _Clip = np.ndarray[Any, np.dtype[np.uint8]]
+_HEADER = 4096
 
 
 class ClipCache:
@@ -32,7 +33,7 @@ class ClipCache:
         if self.folder is not None:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 raise FileRefused(
                     f"the cache {folder} cannot be made ({error}); give a folder that may be written."
                 ) from error
@@ -42,36 +43,35 @@ class ClipCache:
 
         Raises:
             BadData: The video cannot be decoded.
+            FileRefused: There is no such video, or the cache cannot be written.
         """
         if self.folder is None:
             return read_clip(video, how)
         place = self.folder / f"{self.key(video, how)}.npy"
-        if place.is_file():
-            try:
-                kept: _Clip = np.load(place, allow_pickle=False)
-                if kept.shape == how.shape and kept.dtype == np.uint8:
-                    return kept
-            except (ValueError, OSError, EOFError):  # a half-written or foreign file: decode again
-                pass
-        made = read_clip(video, how)
-        _write(place, made)
-        return made
+        kept = _kept(place, how)
+        if kept is None:
+            kept = made = read_clip(video, how)
+            write_atomically(place, lambda draft: np.save(draft, made, allow_pickle=False), force=True)
+        return kept
 
     @staticmethod
     def key(video: Path, how: Sampling) -> str:
-        """Name of the clip: path, size and time of change of the video, and the sampling."""
-        status = video.stat()
+        """Name of the clip: path, size and time of change of the video, and the sampling.
+
+        Raises:
+            FileRefused: There is no such video.
+        """
+        status = check_file(video, what="video").stat()
         facts = [str(video.resolve()), status.st_size, status.st_mtime_ns, how.words()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _write(place: Path, clip: _Clip) -> None:
-    """By way of a draft beside it, so that no half of a file is ever found under the name."""
-    handle, draft = tempfile.mkstemp(dir=place.parent, suffix=".part")
+def _kept(place: Path, how: Sampling) -> _Clip | None:
+    """What the cache holds, if it is a clip of this form; anything else is decoded again and written over."""
+    if not place.is_file():
+        return None
     try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, clip, allow_pickle=False)
-        Path(draft).replace(place)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+        clip = read_npy(check_file(place, at_most=int(np.prod(how.shape)) + _HEADER))
+    except UnbackdoorError:
+        return None
+    return clip if clip.shape == how.shape and clip.dtype == np.uint8 else None

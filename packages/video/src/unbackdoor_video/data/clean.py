@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from unbackdoor.arrays import LABEL_KEYS, as_labels, pick_arrays, read_arrays
+from unbackdoor.class_folders import read_class_folders
+from unbackdoor.class_names import given_classes, names_of
 from unbackdoor.errors import BadData, FileRefused
+from unbackdoor.reading import shown
 from unbackdoor.task import Batch
+from unbackdoor_pixels.arrays import as_levels
+from unbackdoor_pixels.tables import read_records
 from unbackdoor_video.data.cache import ClipCache
+from unbackdoor_video.data.containers import ENDINGS
 from unbackdoor_video.data.decoding import Sampling
-from unbackdoor_video.data.folder import list_folder
-from unbackdoor_video.data.parquet import clips_of
+from unbackdoor_video.data.parquet import clips_of, columns
 from unbackdoor_video.data.reading import decode
 
 __all__ = ["load_clean"]
@@ -28,12 +29,15 @@ def load_clean(
     size: int | None = None,
     *,
     classes: Sequence[str] | None = None,
+    order: str | None = None,
     frames: int | None = None,
     every: int = 5,
     window: str = "centre",
     fit: str = "stretch",
     channels: int = 3,
     cache: str | None = None,
+    frames_column: str | None = None,
+    label_column: str | None = None,
 ) -> tuple[Batch, tuple[str, ...]]:
     """Read labelled clips; nothing in the files is ever executed.
 
@@ -43,12 +47,15 @@ def load_clean(
             ``(n, frames, channels, height, width)``, ``uint8`` or floats in [0, 1].
         size: Side in pixels, of videos (None: 224) and Parquet (None: as they are).
         classes: All class names in the order of the model's outputs. Needed where a folder holds only some of them.
+        order: For class folders, or labels of Parquet, named by numbers: ``"text"`` or ``"number"``.
         frames: Frames of a clip, of videos (None: 16) and Parquet (None: all).
         every: One frame of so many is kept, of videos.
         window: ``"centre"``, ``"start"`` or ``"spread"``, of videos.
         fit: ``"stretch"`` or ``"crop"``, of videos.
         channels: 3 for RGB, 1 for grey, of videos and Parquet.
         cache: Folder in which decoded clips of videos are kept.
+        frames_column: Of the lists of frames in Parquet; None finds it.
+        label_column: Of the labels in Parquet; None finds it.
 
     Returns:
         The samples, and the class names in label order.
@@ -56,35 +63,32 @@ def load_clean(
     Raises:
         FileRefused: There is nothing at ``source``.
         BadData: It cannot be read as labelled clips.
+        BadOption: An option is not allowed.
+        TooLarge: It declares or unpacks to more than the limits allow.
         UnsafeCheckpoint: The file would have to be unpickled.
     """
-    path = Path(source)
-    named = tuple(classes) if classes is not None else None
+    path, named = Path(source), given_classes(classes)
     if path.is_dir():
         how = Sampling(frames or 16, every, window, size or 224, fit, channels)
-        videos, found = list_folder(path, named)
-        return Batch(decode(videos.paths, how, ClipCache(cache)), torch.tensor(videos.labels)), found
-    if not path.is_file():
-        raise FileRefused(f"no clean data at {path}; give a folder of class folders, or a .parquet, .npz or .pt file.")
-    if path.suffix == ".parquet":
-        table = importlib.import_module("pyarrow.parquet").read_table(path)
-        clips, labels, names = clips_of(table, frames=frames, size=size, channels=channels)
-        return Batch(clips, labels), named or names
+        videos = read_class_folders(path, ENDINGS, what="videos", classes=named, order=order)
+        clips = decode(videos.files, how, ClipCache(cache))
+        return Batch(clips, videos.labels, videos.names, videos.classes, videos.notices), videos.classes
+    if not path.exists():
+        raise FileRefused(
+            f"no clean data at {shown(path)}; give a folder of class folders, or a .parquet, .npz or .pt file."
+        )
+    if path.suffix.lower() == ".parquet":
+        pick = columns(frames_column, label_column)
+        batch = clips_of(read_records([path], pick), pick, frames, size, channels, classes=named, order=order)
+        return batch, batch.classes or ()
     tensors = read_arrays(path, "a folder", ".parquet")
     clips, labels = pick_arrays(tensors, path, {"clips": _CLIP_KEYS, "labels": LABEL_KEYS})
-    clips = _checked(clips, path)
-    found_labels = as_labels(labels, len(clips), path)
-    return Batch(clips, found_labels), named or tuple(str(label) for label in range(int(found_labels.max()) + 1))
-
-
-def _checked(clips: Tensor, path: Path) -> Tensor:
     if clips.ndim != 5 or clips.shape[2] not in (1, 3):
         raise BadData(
-            f"clips in {path} have shape {tuple(clips.shape)}; expected (n, frames, channels, height, width) with 1 or "
-            "3 channels."
+            f"clips in {shown(path)} have shape {tuple(clips.shape)}; expected (n, frames, channels, height, width) "
+            "with 1 or 3 channels."
         )
-    if clips.is_floating_point():
-        return clips.float()
-    if int(clips.min()) < 0 or int(clips.max()) > 255:
-        raise BadData(f"clips in {path} are {clips.dtype} beyond 0..255; save uint8 or floats in [0, 1].")
-    return clips.to(torch.uint8)
+    levels, notices = as_levels(clips, path, "clips")
+    found = as_labels(labels, len(clips), path)
+    known = names_of(found, named, shown(path))
+    return Batch(levels, found, None, known, notices), known

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unbackdoor.errors import BadData, BadOption
+from unbackdoor.errors import BadData, BadOption, TooLarge
+from unbackdoor.reading import limits, reading, shown
+from unbackdoor_video.data.containers import count_frames, decoded, upright
 
-__all__ = ["ENDINGS", "FITS", "WINDOWS", "Sampling", "count_frames", "read_clip"]
+__all__ = ["FITS", "WINDOWS", "Sampling", "read_clip"]
 
-ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 FITS = ("stretch", "crop")
 WINDOWS = ("centre", "start", "spread")
 
@@ -81,7 +80,7 @@ def read_clip(path: Path, how: Sampling) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """One clip of a video file; no more than a few decoded frames are in memory at any time.
 
     Two passes: one counts frames without decoding, the other decodes up to the last frame that is wanted and converts
-    only those.
+    only those. Where fewer can be decoded than the file says, a third takes the frames from those.
 
     Args:
         path: Of the video.
@@ -92,77 +91,47 @@ def read_clip(path: Path, how: Sampling) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
     Raises:
         BadData: The file cannot be decoded or has no frame.
+        TooLarge: It has more or larger frames than the limits allow.
+        FileRefused: There is no such file.
     """
-    places = how.places(count_frames(path))
-    out = np.empty(how.shape, dtype=np.uint8)
-    wanted: dict[int, list[int]] = {}
-    for slot, place in enumerate(places):
-        wanted.setdefault(place, []).append(slot)
-    found, last = 0, -1
-    for number, frame in enumerate(_decoded(path)):
-        last = number
-        if number in wanted:
-            pixels = _pixels(frame, how)
-            for slot in wanted[number]:
-                out[slot] = pixels
-            found += 1
-            if found == len(wanted):
-                return out
-    if found == 0:
-        raise BadData(f"{path} has no frame that can be decoded; remove or replace it.")
-    # a broken end: the file says that it holds more frames than can be decoded
-    there = [slot for place, slots in wanted.items() if place <= last for slot in slots]
-    for slot in set(range(how.frames)) - set(there):
-        out[slot] = out[max(there)]
-    return out
+    with reading(shown(path)):
+        clip, seen = _taken(path, how, count_frames(path))
+        if clip is None and seen:
+            clip, _ = _taken(path, how, seen)
+    if clip is None:
+        raise BadData(f"{shown(path)} has no frame that can be decoded; remove or replace it.")
+    return clip
 
 
-def count_frames(path: Path) -> int:
-    """Frames of the first video stream: as the file's header says, or counted packet by packet, without decoding.
-
-    Raises:
-        BadData: The file is no video, or is not there.
-    """
-    with _opened(path) as container:
-        stream = container.streams.video[0]
-        if stream.frames > 0:
-            return int(stream.frames)
-        return sum(1 for packet in container.demux(stream) if packet.size)
-
-
-def _decoded(path: Path) -> Iterator[Any]:
-    av = importlib.import_module("av")
-    with _opened(path) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        try:
-            yield from container.decode(stream)
-        except av.error.FFmpegError:
-            return  # what follows cannot be decoded; the caller knows how much there was
-
-
-def _opened(path: Path) -> Any:
-    av = importlib.import_module("av")
-    try:
-        container = av.open(str(path))
-    except (av.error.FFmpegError, OSError) as error:
-        raise BadData(f"{path} cannot be read as a video ({error}); remove or replace it.") from error
-    if not container.streams.video:
-        container.close()
-        raise BadData(f"{path} holds no video stream; remove or replace it.")
-    return container
+def _taken(path: Path, how: Sampling, total: int) -> tuple[np.ndarray[Any, np.dtype[np.uint8]] | None, int]:
+    """The clip of a video of ``total`` frames, None if it ends before; and how many frames were decoded."""
+    if total < 1:
+        return None, 0
+    slots: dict[int, list[int]] = {}
+    for slot, place in enumerate(how.places(total)):
+        slots.setdefault(place, []).append(slot)
+    out, last, seen = np.empty(how.shape, dtype=np.uint8), max(slots), 0
+    for frame in decoded(path):
+        if seen in slots:
+            out[slots[seen]] = _pixels(frame, how)
+        seen += 1
+        if seen > last:
+            return out, seen
+    return None, seen
 
 
 def _pixels(frame: Any, how: Sampling) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """One frame as ``uint8`` of shape ``(channels, size, size)``."""
+    """One frame, upright, as ``uint8`` of shape ``(channels, size, size)``."""
     width, height, side = frame.width, frame.height, how.size
     if how.fit == "crop":
         scale = side / min(width, height)
         width, height = max(side, round(width * scale)), max(side, round(height * scale))
+        if width * height > limits().pixels:
+            raise TooLarge(f"a frame of {frame.width} x {frame.height} is too narrow to be cut; give fit='stretch'.")
     else:
         width = height = side
     form = "rgb24" if how.channels == 3 else "gray"
     pixels = np.asarray(frame.reformat(width=width, height=height, format=form).to_ndarray())
     top, left = (height - side) // 2, (width - side) // 2
-    cut = pixels[top : top + side, left : left + side]
+    cut = upright(pixels[top : top + side, left : left + side], frame)
     return np.ascontiguousarray(cut.transpose(2, 0, 1) if how.channels == 3 else cut[None])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from unbackdoor.errors import BadData, FileRefused
+from unbackdoor.class_folders import find_parts, read_class_folders
+from unbackdoor.errors import FileRefused
 from unbackdoor.kit import Splits
-from unbackdoor_video.data.decoding import ENDINGS, Sampling
-from unbackdoor_video.data.reading import Listed, label_of, splits_of
+from unbackdoor_video.data.containers import ENDINGS
+from unbackdoor_video.data.decoding import Sampling
+from unbackdoor_video.data.reading import Listed, splits_of
 
-__all__ = ["folder", "list_folder"]
-
-_PARTS = ("test", "val", "valid", "validation")
+__all__ = ["folder"]
 
 
 def folder(
@@ -31,6 +30,7 @@ def folder(
     mapped: bool = False,
     flip: bool = False,
     test_share: float = 0.2,
+    order: str | None = None,
 ) -> Splits:
     """Video files in class sub-folders, with or without ``train`` and ``test`` (or ``val``) above.
 
@@ -49,23 +49,25 @@ def folder(
         mapped: Keep clips in files of the cache, not in memory.
         flip: Whether mirrored clips keep their class; becomes a hint.
         test_share: Share of the test part where there is no folder for it.
+        order: For class folders named by numbers: ``"text"`` or ``"number"``.
 
     Raises:
         FileRefused: There is no such folder.
-        BadData: It holds no class folders, or a video cannot be read.
+        BadData: It holds no class folders, a label is in doubt, or a video cannot be read.
     """
     if path is None:
         raise FileRefused("no path; give the folder that holds one folder of videos for each class.")
     how = Sampling(frames, every, window, size, fit, channels)
-    root = Path(path)
-    tests = [root / part for part in _PARTS if (root / part).is_dir()]
-    nested = bool(tests) and (root / "train").is_dir()
-    train, classes = list_folder(root / "train" if nested else root)
-    test = list_folder(tests[0], classes)[0] if nested else None
+    train_folder, test_folder = find_parts(path, "videos")
+    train = read_class_folders(train_folder, ENDINGS, what="videos", order=order)
+    test = None
+    if test_folder is not None:
+        found = read_class_folders(test_folder, ENDINGS, what="videos", classes=train.classes)
+        test = Listed(list(found.files), found.labels.tolist())
     return splits_of(
-        train,
+        Listed(list(train.files), train.labels.tolist()),
         test,
-        classes,
+        train.classes,
         how,
         seed=seed,
         clean_share=clean_share,
@@ -75,28 +77,3 @@ def folder(
         mapped=mapped,
         hints={"flip": flip},
     )
-
-
-def list_folder(root: Path, classes: Sequence[str] | None = None) -> tuple[Listed, tuple[str, ...]]:
-    """All videos below the class folders of ``root``, and the class names.
-
-    Args:
-        root: Holds one folder for each class.
-        classes: All class names in the order of the model's outputs; folders may then be missing. None sorts the
-            names of the folders as text.
-
-    Raises:
-        FileRefused: There is no such folder.
-        BadData: It holds no videos, or a folder that is not among ``classes``.
-    """
-    if not root.is_dir():
-        raise FileRefused(f"no folder at {root}; give one that holds a folder of videos for each class.")
-    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    known = tuple(names) if classes is None else tuple(classes)
-    videos = Listed()
-    for name in names:
-        for path in sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()):
-            videos.add(path, label_of(name, known, root))
-    if not len(videos):
-        raise BadData(f"{root} holds no class folders with videos ({', '.join(ENDINGS)}).")
-    return videos, known

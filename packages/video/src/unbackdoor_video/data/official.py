@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from unbackdoor.class_folders import files_below
 from unbackdoor.errors import BadData, BadOption, FileRefused
 from unbackdoor.kit import Splits
-from unbackdoor_video.data.decoding import ENDINGS, Sampling
+from unbackdoor.reading import path_below, read_text, reading, shown
+from unbackdoor_video.data.containers import ENDINGS
+from unbackdoor_video.data.decoding import Sampling
 from unbackdoor_video.data.reading import Listed, label_of, splits_of
 
 __all__ = ["hmdb51", "kinetics", "ucf101"]
+
+_TESTS = ("val", "validate", "validation", "test")
 
 
 def ucf101(
@@ -58,7 +64,10 @@ def ucf101(
     """
     how = Sampling(frames, every, window, size, fit)
     root, lists = _places(path, annotations, "trainlist01.txt", "ucfTrainTestlist", split)
-    classes = tuple(line.split()[1] for line in _lines(lists / "classInd.txt"))
+    named = [line.split() for line in _lines(lists / "classInd.txt")]
+    if any(len(words) != 2 for words in named):
+        raise BadData(f"{lists / 'classInd.txt'} must hold a number and a class name in each line.")
+    classes = tuple(words[1] for words in named)
     parts = {}
     for part in ("train", "test"):
         file, videos = lists / f"{part}list{split:02d}.txt", Listed()
@@ -66,7 +75,8 @@ def ucf101(
             name = line.split()[0]
             found = re.search(r"_g(\d+)_c\d+", name)
             group = int(found[1]) if found else None
-            videos.add(root / name, label_of(name.split("/")[0], classes, file), group if part == "train" else None)
+            label = label_of(name.split("/")[0], classes, file)
+            videos.add(path_below(root, name, file), label, group if part == "train" else None)
         if len(videos.groups) != len(videos):
             videos.groups = []
         parts[part] = videos.there(allow_missing)
@@ -125,7 +135,7 @@ def hmdb51(
             if kind not in ("0", "1", "2"):
                 raise BadData(f"{file} has a line {line!r}; expected a file and 0 (unused), 1 (train) or 2 (test).")
             if kind != "0":
-                parts[kind].add(root / classes[label] / name.strip(), label)
+                parts[kind].add(path_below(root, f"{classes[label]}/{name.strip()}", file), label)
     train, test = (parts[kind].there(allow_missing) for kind in ("1", "2"))
     share = {"seed": seed, "clean_share": clean_share, "clean_count": clean_count}
     return splits_of(train, test, classes, how, **share, cache=cache, mapped=mapped)  # type: ignore[arg-type]
@@ -181,10 +191,10 @@ def kinetics(
     rows = _rows(root / train_csv)
     others = _rows(root / test_csv) if (root / test_csv).is_file() else []
     if not others:
-        others = [row for row in rows if row.get("split", "") in ("val", "validate", "validation", "test")]
-        rows = [row for row in rows if row not in others]
+        others = [row for row in rows if row.get("split", "") in _TESTS]
+        rows = [row for row in rows if row.get("split", "") not in _TESTS]
     classes = tuple(sorted({row["label"] for row in rows}))
-    stems = {file.stem: file for file in sorted(root.rglob("*")) if file.suffix.lower() in ENDINGS}
+    stems = {file.stem: file for file in files_below(root, ENDINGS)}
     ids = {name: number for number, name in enumerate(sorted({row.get("youtube_id", "") for row in rows}))}
 
     def listed(part: list[Mapping[str, str]], grouped: bool) -> Listed:
@@ -212,23 +222,27 @@ def kinetics(
 
 def _video_of(row: Mapping[str, str], root: Path, stems: Mapping[str, Path]) -> Path:
     if row.get("path"):
-        return root / row["path"]
+        return path_below(root, row["path"], "its list")
     name = row["youtube_id"]
-    times = [round(float(row[key])) for key in ("time_start", "time_end") if row.get(key)]
+    with reading(f"the row of video {shown(name)}", "give time_start and time_end in seconds"):
+        times = [round(float(row[key])) for key in ("time_start", "time_end") if row.get(key)]
     cut = f"{name}_{times[0]:06d}_{times[1]:06d}" if len(times) == 2 else name
-    return stems.get(cut) or stems.get(name) or root / f"{cut}.mp4"
+    return stems.get(cut) or stems.get(name) or path_below(root, f"{cut}.mp4", "its list")
 
 
 def _rows(file: Path) -> list[Mapping[str, str]]:
     if not file.is_file():
-        raise FileRefused(f"no list of videos at {file}; give its name as train_csv=....")
-    with file.open(newline="", encoding="utf-8") as lines:
-        rows = [
-            {(key or "").strip(): (value or "").strip() for key, value in row.items()} for row in csv.DictReader(lines)
-        ]
-    if not rows or "label" not in rows[0] or not {"youtube_id", "path"} & set(rows[0]):
-        held = ", ".join(rows[0]) if rows else "no row"
-        raise BadData(f"{file} holds {held}; expected columns label and youtube_id (or path).")
+        raise FileRefused(f"no list of videos at {shown(file)}; give its name as train_csv=....")
+    with reading(shown(file), "save it as CSV with a line of column names"):
+        lines = csv.reader(io.StringIO(read_text(file), newline=""))
+        head = [name.strip() for name in next(lines, [])]
+        rows = [dict(zip(head, (value.strip() for value in line), strict=False)) for line in lines if line]
+    if "label" not in head or not {"youtube_id", "path"} & set(head):
+        held = ", ".join(map(shown, head)) if head else "no row"
+        raise BadData(f"{shown(file)} holds {held}; expected columns label and youtube_id (or path).")
+    short = next((place for place, row in enumerate(rows) if not row.get("label")), None)
+    if short is not None or not rows:
+        raise BadData(f"row {(short or 0) + 1} of {shown(file)} has no label; give one for each video.")
     return [dict(row) for row in rows]
 
 
@@ -239,19 +253,23 @@ def _places(path: str | Path | None, annotations: str | None, some: str, usual: 
     if path is None:
         raise FileRefused("no path; give the folder that holds the class folders of videos.")
     root = Path(path)
+    with reading(shown(root), "check the path"):
+        return _found(root, annotations, some, usual)
+
+
+def _found(root: Path, annotations: str | None, some: str, usual: str) -> tuple[Path, Path]:
     tried = [Path(annotations)] if annotations else [root, root / usual, root.parent / usual]
     lists = next((folder for folder in tried if any(folder.glob(some))), None)
     if lists is None:
-        raise FileRefused(f"no split files ({some}) in {', '.join(map(str, tried))}; give annotations=FOLDER.")
+        raise FileRefused(f"no split files ({some}) in {', '.join(map(shown, tried))}; give annotations=FOLDER.")
     inner = root / "UCF-101"
     return (inner if inner.is_dir() else root), lists
 
 
 def _lines(file: Path) -> list[str]:
     if not file.is_file():
-        raise FileRefused(f"no split file at {file}; give annotations=FOLDER that holds it.")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    found = [line for line in lines if line]
+        raise FileRefused(f"no split file at {shown(file)}; give annotations=FOLDER that holds it.")
+    found = [line.strip() for line in read_text(file, what="split file").splitlines() if line.strip()]
     if not found:
-        raise BadData(f"{file} is empty.")
+        raise BadData(f"{shown(file)} is empty.")
     return found

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import io
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unbackdoor.errors import BadData, BadOption, FileRefused
+from unbackdoor.errors import BadData, BadOption, FileRefused, TooLarge
 from unbackdoor.kit import Splits
+from unbackdoor.reading import check_bytes, limits, shown
 from unbackdoor.splitting import split_classes
 from unbackdoor.task import Batch
+from unbackdoor_pixels.columns import column_of, labels_of
+from unbackdoor_pixels.decoding import fitted, open_image
+from unbackdoor_pixels.tables import Records, read_parts
 
-__all__ = ["clips_of", "parquet"]
+__all__ = ["clips_of", "columns", "parquet"]
 
 _FRAMES = ("frames", "video", "clip", "images")
 _LABELS = ("label", "labels", "class", "target")
-_TESTS = ("test", "val", "valid", "validation")
 
 
 def parquet(
@@ -38,6 +38,9 @@ def parquet(
     crop: int | None = None,
     shift: int = 0,
     test_share: float = 0.2,
+    order: str | None = None,
+    frames_column: str | None = None,
+    label_column: str | None = None,
 ) -> Splits:
     """A Parquet file of clips: a column of lists of encoded frames (JPEG, PNG), one of labels, perhaps one ``split``.
 
@@ -54,26 +57,28 @@ def parquet(
         crop: Largest random move in pixels; becomes a hint.
         shift: Largest random move in frames; becomes a hint.
         test_share: Share of the test part where no column ``split`` names one.
+        order: For labels that are names made of numbers: ``"text"`` or ``"number"``.
+        frames_column: Of the lists of frames; None finds it.
+        label_column: Of the labels; None finds it.
 
     Raises:
         FileRefused: There is no such file.
         BadData: Its columns cannot be read as clips.
+        BadOption: ``frames``, ``size``, ``channels`` or ``order`` is not allowed.
+        TooLarge: It declares or unpacks to more than the limits allow.
     """
-    if path is None or not Path(path).is_file():
-        raise FileRefused(f"no Parquet file at {path}; give one whose rows hold lists of frames and labels.")
-    table = importlib.import_module("pyarrow.parquet").read_table(path)
-    clips, labels, classes = clips_of(table, frames=frames, size=size, channels=channels)
-    words = [str(word).lower() for word in table.column("split").to_pylist()] if "split" in table.column_names else []
-    tested = torch.tensor([word in _TESTS for word in words], dtype=torch.bool)
-    trained = torch.tensor([word == "train" for word in words], dtype=torch.bool)
-    everything = Batch(clips, labels)
-    official = bool(words) and bool(tested.any()) and bool(trained.any())
-    train = everything[trained.nonzero().flatten()] if official else everything
+    if path is None or not Path(path).exists():
+        raise FileRefused(f"no Parquet file at {shown(path or 'path')}; give one whose rows hold frames and labels.")
+    pick = columns(frames_column, label_column)
+    train, test = read_parts(Path(path), pick)
+    look = (frames, size, channels)
+    parts = [clips_of(part, pick, *look, order=order) for part in (train, test) if part is not None]
+    classes = max((part.classes or () for part in parts), key=len)
     if clean_share is None and clean_count is None:
-        clean_count = max(round(0.05 * len(train)), len(train.targets.unique()))
+        clean_count = max(round(0.05 * len(parts[0])), len(parts[0].targets.unique()))
     return split_classes(
-        train,
-        everything[tested.nonzero().flatten()] if official else None,
+        parts[0],
+        parts[1] if test is not None else None,
         classes,
         seed=seed,
         clean_share=clean_share,
@@ -83,62 +88,78 @@ def parquet(
     )
 
 
-def clips_of(
-    table: Any, *, frames: int | None = None, size: int | None = None, channels: int = 1
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Clips ``uint8 (n, frames, channels, h, w)``, labels and class names of a `pyarrow.Table`.
+def columns(frames: str | None, label: str | None) -> Callable[[Sequence[str]], tuple[str, str]]:
+    """Picks the column of frames and that of labels; None finds it."""
+    return lambda names: (
+        column_of(names, frames, _FRAMES, "frames_column"),
+        column_of(names, label, _LABELS, "label_column"),
+    )
 
-    Names come from the table's metadata (``label_names`` as JSON), or are the numbers.
+
+def clips_of(
+    records: Records,
+    pick: Callable[[Sequence[str]], tuple[str, str]],
+    frames: int | None = None,
+    size: int | None = None,
+    channels: int = 1,
+    *,
+    classes: tuple[str, ...] | None = None,
+    order: str | None = None,
+) -> Batch:
+    """Clips ``uint8 (n, frames, channels, h, w)`` with their labels and class names.
+
+    Args:
+        records: The rows.
+        pick: See `columns`.
+        frames: Frames of a clip, evenly from those of a row; None takes all.
+        size: Side in pixels; None keeps the frames' own.
+        channels: 1 for grey, 3 for RGB.
+        classes: All class names in the order of the model's outputs.
+        order: See `parquet`.
 
     Raises:
-        BadData: A column is missing, or rows differ in their number or size of frames.
-        BadOption: ``frames``, ``size`` or ``channels`` is not allowed.
+        BadData: Rows hold no frames, or differ in their number or size.
+        BadOption: ``frames``, ``size``, ``channels`` or ``order`` is not allowed.
+        TooLarge: The clips take more than the limits allow.
     """
     if channels not in (1, 3) or (frames is not None and frames < 1) or (size is not None and size < 1):
         raise BadOption(f"frames is {frames}, size {size}, channels {channels}; give 1 or more, and 1 or 3 channels.")
-    names = list(table.column_names)
-    column = next((name for name in _FRAMES if name in names), None)
-    label = next((name for name in _LABELS if name in names), None)
-    if column is None or label is None:
-        raise BadData(f"columns are {', '.join(names)}; expected lists of frames ({_FRAMES[0]}) and a {_LABELS[0]}.")
-    out: np.ndarray[Any, np.dtype[np.uint8]] | None = None
-    for place, row in enumerate(table.column(column)):
-        clip = _decoded(row.as_py(), frames, size, channels)
+    column, label = pick(list(records.columns))
+    labels, known = labels_of(records, label, classes, order)
+    out: Tensor | None = None
+    for place, (cells, name) in enumerate(zip(records.columns[column], records.names, strict=True)):
+        clip = _decoded(cells, name, frames, size, channels)
         if out is None:
-            out = np.empty((table.num_rows, *clip.shape), dtype=np.uint8)
+            check_bytes(f"the clips of {records.source}", len(records) * clip.nbytes)
+            out = torch.empty((len(records), *clip.shape), dtype=torch.uint8)
         if clip.shape != out.shape[1:]:
-            raise BadData(f"row {place} has frames {clip.shape}, row 0 {out.shape[1:]}; give frames=... and size=....")
-        out[place] = clip
-    values = table.column(label).to_pylist()
-    if out is None or not all(isinstance(value, int) for value in values):
-        raise BadData(f"column {label!r} must hold whole numbers, one for each of {table.num_rows} clips.")
-    labels = torch.tensor(values, dtype=torch.long)
-    known = json.loads((table.schema.metadata or {}).get(b"label_names", b"[]"))
-    classes = tuple(map(str, known)) or tuple(str(number) for number in range(int(labels.max()) + 1))
-    return torch.from_numpy(out), labels, classes
+            raise BadData(
+                f"{name} has frames {clip.shape}, the first row {tuple(out.shape[1:])}; give frames=... and size=...."
+            )
+        out[place] = torch.from_numpy(clip)
+    if out is None:
+        raise BadData(f"{records.source} holds no row; give at least one clip with its label.")
+    return Batch(out, labels, records.names, known)
 
 
 def _decoded(
-    cells: Sequence[Any], frames: int | None, size: int | None, channels: int
+    cells: Any, name: str, frames: int | None, size: int | None, channels: int
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    from PIL import Image, UnidentifiedImageError
-
-    found = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells or []]
-    files = [file for file in found if isinstance(file, bytes)]
-    if not files or len(files) < len(found):
-        raise BadData("a row holds no frames; expected a list of encoded images.")
-    if frames is not None:
-        files = [files[(2 * place + 1) * len(files) // (2 * frames)] for place in range(frames)]
+    found = cells if isinstance(cells, list) else []
+    files = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in found]
+    if not files or not all(isinstance(file, bytes) for file in files):
+        raise BadData(f"{name} holds no frames; expected a list of encoded images.")
+    if len(files) > limits().frames:
+        raise TooLarge(f"{name} has {len(files):,} frames, more than {limits().frames:,} (the limit 'frames').")
+    count = len(files) if frames is None else frames
+    places = [(2 * place + 1) * len(files) // (2 * count) for place in range(count)]
     pictures = []
-    for file in files:
-        try:
-            with Image.open(io.BytesIO(file)) as image:
-                plain: Image.Image = image.convert("RGB" if channels == 3 else "L")
-        except (UnidentifiedImageError, OSError) as error:
-            raise BadData(f"a frame cannot be read as an image ({error}); remove that clip.") from error
-        if size is not None and plain.size != (size, size):
-            plain = plain.resize((size, size), Image.Resampling.BILINEAR)
-        pictures.append(np.asarray(plain).reshape(plain.height, plain.width, channels).transpose(2, 0, 1))
+    for place in places:
+        image = open_image(files[place], name=f"{name} frame {place}", channels=channels)
+        if not pictures and size is None:
+            check_bytes(name, count * image.width * image.height * channels)
+        pixels = fitted(image, size)
+        pictures.append(pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1))
     if len({picture.shape for picture in pictures}) > 1:
-        raise BadData("frames of one clip differ in size; give size=... to bring them to one.")
+        raise BadData(f"frames of {name} differ in size; give size=... to bring them to one.")
     return np.stack(pictures)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unbackdoor.errors import BadData, FileRefused
+from unbackdoor.class_names import listed
+from unbackdoor.errors import BadData, FileRefused, TooLarge
 from unbackdoor.kit import Splits
+from unbackdoor.reading import shown
 from unbackdoor.splitting import split_classes
 from unbackdoor.task import Batch
+from unbackdoor.writing import write_atomically
 from unbackdoor_video.data.cache import ClipCache
 from unbackdoor_video.data.decoding import Sampling
 
@@ -56,9 +62,9 @@ class Listed:
         kept = [place for place, path in enumerate(self.paths) if path.is_file()]
         lacking = len(self) - len(kept)
         if not kept or (lacking and not allow_missing):
-            gone = next((path for path in self.paths if not path.is_file()), None)
+            gone = next((path for path in self.paths if not path.is_file()), "all of them")
             raise FileRefused(
-                f"{lacking} of {len(self)} listed videos are not there, such as {gone}; check the path, or give "
+                f"{lacking} of {len(self)} listed videos are not there, such as {shown(gone)}; check the path, or give "
                 "allow_missing=True to go on without them."
             )
         groups = [self.groups[place] for place in kept] if self.groups else []
@@ -74,27 +80,52 @@ def decode(paths: Sequence[Path], how: Sampling, cache: ClipCache, mapped: Path 
         paths: Of the videos.
         how: Which frames, and their size.
         cache: Where decoded clips are kept.
-        mapped: A file that holds the tensor in place of memory; pages of it are read when they are used.
+        mapped: A file that holds the tensor in place of memory; pages of it are read when they are used, and what is
+            written to the tensor stays in memory.
 
     Raises:
         BadData: There is no video, or one cannot be decoded.
+        TooLarge: There is no room for the clips.
+        FileRefused: A video is not there, or ``mapped`` cannot be written.
     """
     if not paths:
         raise BadData("there are no videos; check the path.")
     shape = (len(paths), *how.shape)
+    size = math.prod(shape)
     if mapped is None:
-        clips = torch.empty(shape, dtype=torch.uint8)
-    else:
-        count = torch.Size(shape).numel()
-        clips = torch.from_file(str(mapped), shared=True, size=count, dtype=torch.uint8).view(shape)
+        try:
+            clips = torch.empty(shape, dtype=torch.uint8)
+        except RuntimeError as error:
+            raise TooLarge(
+                f"{len(paths):,} clips of {how.frames} frames and {how.size} pixels take {size:,} bytes, more than "
+                "there is; give fewer, a smaller size=..., or mapped=true with cache=FOLDER."
+            ) from error
+        _fill(clips, paths, how, cache)
+        return clips
 
-    def fill(place: int) -> None:
-        clips[place] = torch.from_numpy(cache.clip(paths[place], how))
+    def write(draft: Path) -> None:
+        with draft.open("r+b") as file:
+            if sys.platform == "linux":
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is found out now, not by a page that is lost
+            file.truncate(size)
+        _fill(torch.from_file(str(draft), shared=True, size=size, dtype=torch.uint8).view(shape), paths, how, cache)
 
+    write_atomically(mapped, write, force=True)
+    return torch.from_file(str(mapped), shared=False, size=size, dtype=torch.uint8).view(shape)
+
+
+def _fill(clips: Tensor, paths: Sequence[Path], how: Sampling, cache: ClipCache) -> None:
+    def fill(place: int, context: Context) -> None:
+        clips[place] = torch.from_numpy(context.run(cache.clip, paths[place], how))
+
+    contexts = [copy_context() for _ in paths]  # threads do not inherit the limits that hold here
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(fill, range(len(paths))):
-            pass
-    return clips
+        try:
+            for _ in pool.map(fill, range(len(paths)), contexts):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def splits_of(
@@ -162,8 +193,9 @@ def label_of(name: str, classes: Sequence[str], where: Path) -> int:
         BadData: It is not there.
     """
     if name not in classes:
-        known = ", ".join(classes[:8])
-        raise BadData(f"{where} names a class {name!r} that is not among the {len(classes)} classes ({known}, ...).")
+        raise BadData(
+            f"{shown(where)} names a class {name!r}, not among the {len(classes)} classes ({listed(classes)})."
+        )
     return classes.index(name)
 
 
