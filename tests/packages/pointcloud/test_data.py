@@ -14,8 +14,8 @@ from torch.testing import assert_close
 from unbackdoor.errors import BadData, BadOption, FileRefused
 from unbackdoor_pointcloud import load_clean
 from unbackdoor_pointcloud.data import LOADERS, unit_sphere
-from unbackdoor_pointcloud.data.modelnet import TEN
 from unbackdoor_pointcloud.data.meshes import read_mesh
+from unbackdoor_pointcloud.data.modelnet import TEN
 from unbackdoor_pointcloud.data.shapes import BODIES, sample_body
 
 NUMBERS = np.random.default_rng(0)

@@ -47,7 +47,12 @@ def test_parallel_files_and_their_folder_are_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("{", "line 1"), ("[1]", "no JSON object"), ('{"x": "y"}', "options source=FIELD and target=FIELD"), ("", "no pairs")],
+    [
+        ("{", "line 1"),
+        ("[1]", "no JSON object"),
+        ('{"x": "y"}', "options source=FIELD and target=FIELD"),
+        ("", "no pairs"),
+    ],
 )
 def test_broken_files_say_where(tmp_path, content, told):
     path = tmp_path / "x.jsonl"

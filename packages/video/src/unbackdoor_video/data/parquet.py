@@ -145,15 +145,15 @@ def clips_of(
 def _decoded(
     cells: Any, name: str, frames: int | None, size: int | None, channels: int
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    found = cells if isinstance(cells, list) else []
-    files = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in found]
-    if not files or not all(isinstance(file, bytes) for file in files):
+    found = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells] if isinstance(cells, list) else []
+    files = [file for file in found if isinstance(file, bytes)]
+    if not files or len(files) < len(found):
         raise BadData(f"{name} holds no frames; expected a list of encoded images.")
     if len(files) > limits().frames:
         raise TooLarge(f"{name} has {len(files):,} frames, more than {limits().frames:,} (the limit 'frames').")
     count = len(files) if frames is None else frames
     places = [(2 * place + 1) * len(files) // (2 * count) for place in range(count)]
-    pictures = []
+    pictures: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
     for place in places:
         image = open_image(files[place], name=f"{name} frame {place}", channels=channels)
         if not pictures and size is None:
