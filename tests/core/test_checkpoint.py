@@ -118,9 +118,8 @@ def test_load_takes_wrappers_prefixes_off_and_says_so(tmp_path, prefixes):
     given, other = model(0), model(1)
     full = "".join(prefixes)
     torch.save({full + name: value for name, value in given.state_dict().items()}, tmp_path / "model.pt")
-    notices = load(other, tmp_path / "model.pt")
-    assert len(notices) == len(prefixes)
-    assert all(any(repr(prefix) in text for text in notices) for prefix in prefixes)
+    (notice,) = load(other, tmp_path / "model.pt")
+    assert repr(full) in notice
     assert_close(other.state_dict(), given.state_dict(), rtol=0, atol=0)
 
 
