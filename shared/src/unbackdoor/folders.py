@@ -102,7 +102,7 @@ def abandoned(parent: str | Path, prefix: str) -> Iterator[OwnFolder]:
     """
     try:
         found = [entry.path for entry in os.scandir(parent) if entry.name.startswith(prefix)]
-    except OSError:  # what cannot be listed cannot be tidied
+    except (OSError, ValueError):  # what cannot be listed cannot be tidied
         return
     for place in sorted(found):
         path = Path(place)

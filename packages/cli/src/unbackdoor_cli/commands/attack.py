@@ -13,8 +13,10 @@ from unbackdoor_cli import flags
 if TYPE_CHECKING:
     import torch
 
+    from unbackdoor.attack import Attack
     from unbackdoor.kit import TaskKit
     from unbackdoor.scene import Plan
+    from unbackdoor.task import Batch
     from unbackdoor_cli.progress import Stages
 
 _ATTACK = "Attack and training"
@@ -84,9 +86,10 @@ def attack(
     """
     from unbackdoor.errors import BadOption
     from unbackdoor.registry import kit as kit_of
+    from unbackdoor.writing import write_atomically
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.options import pairs
-    from unbackdoor_cli.paths import check_free
+    from unbackdoor_cli.paths import check_outputs
     from unbackdoor_cli.progress import stages
     from unbackdoor_cli.tables import ceiling, figures, measured_by
     from unbackdoor_cli.victims import device_of, train_victim
@@ -94,10 +97,12 @@ def attack(
     output = Output(as_json=json)
     if out is None and preview is None:
         raise BadOption("give --out DIR for a victim, or --preview PNG to see what triggers do.")
-    for path in ([out / name for name in _FILES] if out else []) + ([preview] if preview else []):
-        check_free(path, force=force)
+    outputs = ([out / name for name in _FILES] if out else []) + ([preview] if preview else [])
+    words = (model or "", *(model_option or ()), *(data_option or ()), *(attack_option or ()), *(train_option or ()))
+    check_outputs(outputs, (data_path,), force=force, words=words)
     kit = kit_of(task)
-    if preview is not None and kit.preview is None:
+    draw = kit.preview
+    if preview is not None and draw is None:
         raise BadOption(f"the task {task!r} draws no previews; leave --preview out.")
     given: dict[str, Mapping[str, object]] = {
         "data_options": {**pairs(data_option, "--data-option"), **_given(path=data_path and str(data_path.absolute()))},
@@ -109,15 +114,20 @@ def attack(
         names = [attack] if attack else sorted(kit.attacks)
         plans = [_plan(kit, data, model, name, given) for name in names]
         with stages(output) as shown:
-            _draw(task, kit, plans, preview, seed=seed, device=device_of(device), stages=shown)
+            learned, samples = _taught(kit, plans, seed=seed, device=device_of(device), stages=shown)
+            assert preview is not None
+            assert draw is not None
+            write_atomically(preview, lambda path: draw(path, learned, samples), force=force)
         output.result({"preview": str(preview), "task": task, "attacks": names}, f"Drawn: {preview}")
         return
     plan = _plan(kit, data, model, attack, given)
     with stages(output) as shown:
         scene = train_victim(task, kit, plan, seed=seed, device=device_of(device), stages=shown)
+        outputs += [out / name for name in scene.victim.files]
+        check_outputs(outputs, (data_path,), force=force, words=words)
+        if preview is not None and draw is not None:
+            write_atomically(preview, lambda path: draw(path, [scene.victim.attack], scene.data.test), force=force)
         scene.victim.save(out, force=force)
-        if preview is not None and kit.preview is not None:
-            kit.preview(preview, [scene.victim.attack], scene.data.test)
     card = scene.victim.card
     caption = f"On {len(scene.data.test)} test samples. Saved in {out}; next: unbackdoor purify {out} --out FILE"
     caption += ceiling(scene.victim.attack, card.figures) + measured_by(scene.task)
@@ -128,20 +138,18 @@ def attack(
     )
 
 
-def _draw(
-    task: str, kit: TaskKit, plans: list[Plan], path: Path | None, *, seed: int, device: torch.device, stages: Stages
-) -> None:
-    """Teach each attack its trigger, in a short training where it needs a victim for that, and draw them all."""
+def _taught(
+    kit: TaskKit, plans: list[Plan], *, seed: int, device: torch.device, stages: Stages
+) -> tuple[list[Attack], Batch]:
+    """Each attack with its trigger learned, in a short training where it needs a victim for that, and samples."""
     from unbackdoor_cli.victims import teach
 
     learned, data = [], None
     for plan in plans:
         attack, data = teach(kit, plan, seed=seed, device=device, stages=stages, data=data)
         learned.append(attack)
-    assert path is not None
     assert data is not None
-    assert kit.preview is not None
-    kit.preview(path, learned, data.test)
+    return learned, data.test
 
 
 def _given(**values: object) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _WHAT = "What is compared"
 _WHERE = "Where it runs"
+_FILES = ("table.md", "table.csv", "table.html", "scatter.png")
 _ORACLE = "Oracle (needs the trigger; no defender can have it)"
 
 
@@ -91,14 +92,21 @@ def compare(
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.grids import bars, needed, of_words, shown
     from unbackdoor_cli.options import pairs
+    from unbackdoor_cli.paths import check_outputs
     from unbackdoor_cli.victims import device_of
 
     needed()
+    from unbackdoor.errors import FileRefused
     from unbackdoor_bench import Grid, Store, run, summarise
     from unbackdoor_bench import engine as engine_of
     from unbackdoor_bench.grid import CONTROLS, expand_methods
 
     output = Output(as_json=json)
+    if any(victim.is_dir() and out.is_dir() and victim.samefile(out) for victim in victims):
+        raise FileRefused(f"{out} is a victim's folder; give the results one of their own with --out.")
+    words = (*(option or ()), *(engine_option or ()))
+    kept = [folder / name for folder in victims for name in ("card.json", "model.safetensors", "attack.safetensors")]
+    check_outputs([out / name for name in _FILES], [*kept, data_path], force=True, words=words)
     names = expand_methods(methods)
     compared = [*names, *(name for name, _ in CONTROLS)]
     grid = Grid(
@@ -142,7 +150,7 @@ def _write(out: Path, rows: Sequence[Row], cells: Sequence[Cell]) -> list[Path]:
     from functools import partial
 
     from unbackdoor.report import versions
-    from unbackdoor.writing import write_atomically
+    from unbackdoor.writing import write_together
     from unbackdoor_bench import draw_scatter, to_csv, to_html, to_markdown
 
     facts = {
@@ -155,10 +163,9 @@ def _write(out: Path, rows: Sequence[Row], cells: Sequence[Cell]) -> list[Path]:
         "table.csv": to_csv(rows),
         "table.html": to_html(rows, "Methods side by side", "scatter.png", facts),
     }
-    for name, text in texts.items():
-        write_atomically(out / name, partial(_text, text=text), force=True)
-    write_atomically(out / "scatter.png", partial(_scatter, draw=draw_scatter, rows=rows), force=True)
-    return [out / name for name in (*texts, "scatter.png")]
+    writes: dict[Path, Callable[[Path], Any]] = {out / name: partial(_text, text=text) for name, text in texts.items()}
+    write_together({**writes, out / "scatter.png": partial(_scatter, draw=draw_scatter, rows=rows)}, force=True)
+    return [out / name for name in _FILES]
 
 
 def _text(path: Path, *, text: str) -> None:

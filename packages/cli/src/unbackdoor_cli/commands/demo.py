@@ -65,7 +65,7 @@ def demo(
     from unbackdoor.scene import Plan
     from unbackdoor.writing import write_atomically
     from unbackdoor_cli.console import Output
-    from unbackdoor_cli.paths import check_free, fresh_name
+    from unbackdoor_cli.paths import check_outputs, fresh_name
     from unbackdoor_cli.progress import stages
     from unbackdoor_cli.tables import demonstration, excerpt, measured_by
     from unbackdoor_cli.victims import checked, device_of
@@ -73,7 +73,7 @@ def demo(
 
     output = Output(as_json=json)
     where = picture or (DEFAULT_PICTURE if force else fresh_name(DEFAULT_PICTURE))
-    check_free(where, force=force)
+    check_outputs((where,), (data_path,), force=force)
     kit = kit_of(task)
     purifiers = [method(name.strip()).make() for name in methods.split(",") if name.strip()]
     if not purifiers:
@@ -90,6 +90,8 @@ def demo(
             runs.append(rows)
             if number == 0:
                 with shown.short("drawing"):
+                    if picture is None and not force:
+                        where = fresh_name(where)  # another demo may have been faster
                     write_atomically(where, partial(_draw, scene=scene, models=models), force=force)
                     if kit.excerpt is not None:
                         examples = kit.excerpt(scene.data.test, scene.victim.attack, models, scene.task, scene.data)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -52,10 +53,10 @@ def purify(
     from unbackdoor.errors import BadOption
     from unbackdoor.evaluate import evaluate
     from unbackdoor.registry import method as method_of
-    from unbackdoor.writing import write_atomically
+    from unbackdoor.writing import write_together
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.options import hyper_parameters
-    from unbackdoor_cli.paths import check_free
+    from unbackdoor_cli.paths import check_outputs
     from unbackdoor_cli.progress import stages
     from unbackdoor_cli.subjects import open_subject
     from unbackdoor_cli.tables import comparison, measured_by
@@ -64,8 +65,9 @@ def purify(
     if out.suffix != ".safetensors":
         raise BadOption(f"--out is {out}; its name must end in .safetensors.")
     evidence = report or out.with_name("report.json")
-    for path in (out, evidence):
-        check_free(path, force=force)
+    read = (named.source, named.data, named.data_path, named.attack_from)
+    words = (named.model or "", *named.model_options, *named.data_options, *named.task_options)
+    check_outputs((out, evidence), read, force=force, words=words)
     cls = method_of(method)
     purifier = cls.make(preset, **hyper_parameters(ctx.args, cls))
     with stages(output) as shown:
@@ -82,8 +84,11 @@ def purify(
                 after = evaluate(purified, subject.test, subject.task, subject.attack)
         # one entry: safetensors writes several in an order of its own, and equal runs shall give equal bytes
         origin = f"unbackdoor {unbackdoor.__version__}, {method}, seed {seed}, from sha256 {done.hash_before}"
-        unbackdoor.save(purified, out, force=force, metadata={"origin": origin})
-        write_atomically(evidence, lambda path: path.write_text(done.to_json() + "\n", encoding="utf-8"), force=force)
+        writes: dict[Path, Callable[[Path], Any]] = {
+            out: lambda path: unbackdoor.save(purified, path, force=True, metadata={"origin": origin}),
+            evidence: lambda path: path.write_text(done.to_json() + "\n", encoding="utf-8"),
+        }
+        write_together(writes, force=force)
     notices = [*subject.notices, *done.notices]
     for notice in notices:
         output.note(notice)

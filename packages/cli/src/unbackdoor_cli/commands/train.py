@@ -84,10 +84,10 @@ def train(
     from unbackdoor.errors import BadOption
     from unbackdoor.evaluate import evaluate
     from unbackdoor.registry import defence as defence_of
-    from unbackdoor.writing import write_atomically
+    from unbackdoor.writing import write_together
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.options import hyper_parameters
-    from unbackdoor_cli.paths import check_free
+    from unbackdoor_cli.paths import check_outputs
     from unbackdoor_cli.progress import stages
     from unbackdoor_cli.tables import figures
     from unbackdoor_cli.victims import device_of
@@ -96,8 +96,8 @@ def train(
     if out.suffix != ".safetensors":
         raise BadOption(f"--out is {out}; its name must end in .safetensors.")
     evidence = report or out.with_name("report.json")
-    for path in (out, evidence):
-        check_free(path, force=force)
+    words = (model or "", *(model_option or ()), *(data_option or ()), *(task_option or ()))
+    check_outputs((out, evidence), (like, data, data_path), force=force, words=words)
     cls = defence_of(defence)
     chosen = cls.make(preset, **hyper_parameters(ctx.args, cls))
     where = device_of(device)
@@ -122,8 +122,11 @@ def train(
                 values = evaluate(trained, subject.test, subject.task, subject.attack)
             on = f"{len(subject.test)} test samples of the victim, which the defence did not see"
         origin = f"unbackdoor {unbackdoor.__version__}, {defence}, seed {seed}"
-        unbackdoor.save(trained, out, force=force, metadata={"origin": origin})
-        write_atomically(evidence, lambda path: path.write_text(done.to_json() + "\n", encoding="utf-8"), force=force)
+        writes: dict[Path, Callable[[Path], Any]] = {
+            out: lambda path: unbackdoor.save(trained, path, force=True, metadata={"origin": origin}),
+            evidence: lambda path: path.write_text(done.to_json() + "\n", encoding="utf-8"),
+        }
+        write_together(writes, force=force)
     for notice in done.notices:
         output.note(notice)
     asr = "measured" if subject.attack is not None else _UNVERIFIED
