@@ -1,35 +1,23 @@
 """Checkpoints of torch-points3d, read by their format alone: the library itself need not be installed.
 
 Such a file holds ``models`` (name to state dict, ``"latest"`` and the best of each metric) beside the optimiser, the
-schedules and configurations made of omegaconf's classes. Reading it plainly would unpickle these. Here every class that
-is not a tensor's is replaced by an empty stand-in that does nothing, so only tensors come out.
+schedules and configurations made of omegaconf's classes. Reading it plainly would unpickle these. Here every class of
+such a library is replaced by an empty stand-in that does nothing, so only tensors come out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from unbackdoor.errors import CheckpointMismatch, FileRefused, UnsafeCheckpoint
+from unbackdoor.checkpoint import read_content
+from unbackdoor.checkpoint.fitting import check_finite, check_kinds
+from unbackdoor.checkpoint.kinds import shown
+from unbackdoor.errors import CheckpointMismatch
 
 __all__ = ["load_points3d", "read_points3d"]
-
-
-class _Nothing:
-    """Stands in for a class that a file names; takes whatever it is given and does nothing with it."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Nothing:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
 
 
 def read_points3d(path: str | Path, name: str = "latest") -> dict[str, Tensor]:
@@ -41,27 +29,19 @@ def read_points3d(path: str | Path, name: str = "latest") -> dict[str, Tensor]:
 
     Raises:
         FileRefused: There is no such file.
-        UnsafeCheckpoint: It cannot be read without running code.
+        UnsafeCheckpoint: It cannot be read without running code, or is damaged.
+        TooLarge: It declares more than the limits allow.
         CheckpointMismatch: It is no such checkpoint, or has no state of this name.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileRefused(f"no checkpoint at {path}; give a .pt file that torch-points3d wrote.")
-    try:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        stand_ins: list[Any] = [(type("Nothing", (_Nothing,), {}), full) for full in named]
-        with torch.serialization.safe_globals(stand_ins):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file leads torch's unpickler into errors of any kind
-        raise UnsafeCheckpoint(
-            f"{path} is refused: it cannot be read as plain tensors beside configurations ({error})."
-        ) from error
-    models = content.get("models") if isinstance(content, Mapping) else None
-    if not isinstance(models, Mapping):
+    content = read_content(path, _is_configuration).tree
+    models = dict.get(content, "models") if isinstance(content, dict) else None
+    if not isinstance(models, dict):
         raise CheckpointMismatch(f"{path} has no entry 'models'; expected a checkpoint of torch-points3d.")
-    if name not in models:
-        raise CheckpointMismatch(f"{path} has no state {name!r}; it has {', '.join(map(str, models))}.")
-    tensors = {str(key): value for key, value in models[name].items() if isinstance(value, Tensor)}
+    state = dict.get(models, name)
+    if not isinstance(state, dict):
+        held = ", ".join(shown(key, 40) for key in list(dict.keys(models))[:20])
+        raise CheckpointMismatch(f"{path} has no state {name!r}; it has {held or 'none'}.")
+    tensors = {str(key): value.detach() for key, value in dict.items(state) if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointMismatch(f"the state {name!r} of {path} holds no tensors.")
     return tensors
@@ -82,7 +62,8 @@ def load_points3d(model: nn.Module, path: str | Path, name: str = "latest") -> l
         Notices.
 
     Raises:
-        CheckpointMismatch: The tensors do not fit.
+        CheckpointMismatch: The tensors do not fit, or hold another kind of number.
+        NonFinite: Weights are NaN or infinite.
     """
     given, expected = read_points3d(path, name), model.state_dict()
     if set(given) == set(expected):
@@ -97,12 +78,21 @@ def load_points3d(model: nn.Module, path: str | Path, name: str = "latest") -> l
         fits = dict(zip(expected, given.values(), strict=True))
         notices = ["names differ, so tensors were taken in their order; check the model's accuracy before you go on."]
     wrong = [
-        f"{key} is {tuple(fits[key].shape)}, the model has {tuple(value.shape)}"
+        f"{shown(key)} is {tuple(fits[key].shape)}, the model has {tuple(value.shape)}"
         for key, value in expected.items()
         if fits[key].squeeze().shape != value.squeeze().shape
-        or fits[key].is_floating_point() != value.is_floating_point()
     ]
     if wrong:
         raise CheckpointMismatch(f"{path} does not fit the model: {'; '.join(wrong[:8])}.")
-    model.load_state_dict({key: fits[key].reshape(value.shape) for key, value in expected.items()})
+    state = {key: fits[key].reshape(value.shape) for key, value in expected.items()}
+    notices += check_kinds(Path(path), state, expected)
+    check_finite(Path(path), state, model)
+    model.load_state_dict(state)
     return notices
+
+
+def _is_configuration(name: str) -> bool:
+    """Whether a class may be one of a configuration: of any library but those whose functions attacks are made of."""
+    if name.startswith(("collections.", "enum.", "typing.")):
+        return True
+    return name.split(".", 1)[0] not in sys.stdlib_module_names | {"numpy", "torch"}

@@ -16,7 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.errors import CheckpointMismatch, FileRefused, UnsafeCheckpoint, UnsupportedModel
+from unbackdoor.checkpoint import read_content
+from unbackdoor.checkpoint.archives import damaged
+from unbackdoor.checkpoint.fitting import check_finite, check_kinds
+from unbackdoor.errors import BadData, CheckpointMismatch, UnsupportedModel
 
 __all__ = ["load_fairseq", "renamed"]
 
@@ -31,6 +34,7 @@ _OUTER = re.compile(r"^(?P<layer>.*?layers\.\d+)\.out_proj[._](?P<kind>weight|bi
 
 _TABLES = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
 _OUTPUT = "model.decoder.output_projection.weight"
+_LONGEST = 100_000
 
 
 def load_fairseq(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -40,24 +44,27 @@ def load_fairseq(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 
     Raises:
         FileRefused: There is no such file.
-        UnsafeCheckpoint: The file holds more than tensors and plain values.
+        UnsafeCheckpoint: The file holds more than tensors and plain values, or is damaged.
+        TooLarge: It declares more than the limits allow.
         UnsupportedModel: It is no Transformer of the post-norm or pre-norm kind that FSMT knows.
-        CheckpointMismatch: A weight is missing or of another shape.
+        CheckpointMismatch: A weight is missing, of another shape, or holds no floats.
+        NonFinite: A weight is NaN or infinite.
     """
+    content = read_content(path, lambda name: name.startswith("fairseq.")).tree
     path = Path(path)
-    if not path.is_file():
-        raise FileRefused(f"no checkpoint at {path}.")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file leads torch's unpickler into errors of any kind
-        raise UnsafeCheckpoint(f"{path} is refused: it holds more than tensors and arguments ({error}).") from error
-    if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise CheckpointMismatch(f"{path} is no fairseq checkpoint: it has no state dict under 'model'.")
+    with damaged(path, "give a checkpoint as fairseq wrote it"):
+        return _read(path, content)
+
+
+def _read(path: Path, content: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     arguments = _arguments(content)
     state = renamed(content["model"])
     model = _built(state, arguments)
     state.setdefault(_OUTPUT, state[_TABLES[1]])
+    check_kinds(path, state, model.state_dict())
+    check_finite(path, state, model)
     try:
         found = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -75,7 +82,7 @@ def renamed(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Fairseq's names as FSMT's, with fused attention cut apart: rows ``[query; key; value]``."""
     found: dict[str, Tensor] = {}
     for name, value in state.items():
-        if not isinstance(value, Tensor) or _LEFT_OUT.search(name):
+        if not isinstance(name, str) or not isinstance(value, Tensor) or _LEFT_OUT.search(name):
             continue
         fused, outer = _FUSED.match(name), _OUTER.match(name)
         if fused:
@@ -103,10 +110,10 @@ def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:
     given = content.get("args")
     if given is None:
         cfg = content.get("cfg")
-        given = cfg.get("model") if isinstance(cfg, Mapping) else None
+        given = cfg.get("model") if isinstance(cfg, dict) else None
     if isinstance(given, argparse.Namespace):
         return dict(vars(given))
-    return dict(given) if isinstance(given, Mapping) else {}
+    return dict(given) if isinstance(given, dict) else {}
 
 
 def _built(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> nn.Module:
@@ -118,10 +125,7 @@ def _built(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> nn.Modu
         raise UnsupportedModel(f"the checkpoint has no token embeddings of encoder and decoder (its tensors: {names}).")
     if "model.encoder.layer_norm.weight" in state:
         raise UnsupportedModel("the Transformer normalises before its layers (pre-norm), which FSMT does not.")
-    depth = {
-        side: 1 + max(int(m[1]) for name in state if (m := re.match(rf"model\.{side}\.layers\.(\d+)\.", name)))
-        for side in ("encoder", "decoder")
-    }
+    depth = {side: _depth(state, side, tables[0].shape[1]) for side in ("encoder", "decoder")}
     config = transformers.FSMTConfig(
         langs=["source", "target"],
         src_vocab_size=tables[0].shape[0],
@@ -135,7 +139,7 @@ def _built(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> nn.Modu
         decoder_attention_heads=int(arguments.get("decoder_attention_heads", 8)),
         activation_function=str(arguments.get("activation_fn") or "relu"),
         scale_embedding=not arguments.get("no_scale_embedding", False),
-        max_position_embeddings=int(arguments.get("max_source_positions", 1024)),
+        max_position_embeddings=_positions(arguments),
         dropout=float(arguments.get("dropout", 0.1)),
         tie_word_embeddings=False,
         forced_eos_token_id=None,
@@ -143,3 +147,34 @@ def _built(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> nn.Modu
     )  # fmt: skip
     model: nn.Module = transformers.FSMTForConditionalGeneration(config)
     return model
+
+
+def _depth(state: Mapping[str, Tensor], side: str, width: int) -> int:
+    """Number of layers, each of which must be in the file before memory is taken for it.
+
+    Raises:
+        CheckpointMismatch: One is missing, or of another width.
+    """
+    layers = {int(m[1]) for name in state if (m := re.match(rf"model\.{side}\.layers\.(\d{{1,6}})\.", name))}
+    for layer in range(len(layers)):
+        table = state.get(f"model.{side}.layers.{layer}.self_attn.q_proj.weight")
+        if table is None or table.shape != (width, width):
+            raise CheckpointMismatch(
+                f"layer {layer} of the {side} has no attention of width {width}, which the token embeddings have; "
+                "give a checkpoint as fairseq wrote it."
+            )
+    if not layers:
+        raise CheckpointMismatch(f"the checkpoint has no layers in its {side}; give one as fairseq wrote it.")
+    return len(layers)
+
+
+def _positions(arguments: Mapping[str, Any]) -> int:
+    """The longest sequence, for which positions are computed.
+
+    Raises:
+        BadData: It is no sensible length.
+    """
+    count = arguments.get("max_source_positions", 1024)
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _LONGEST:
+        raise BadData(f"max_source_positions is {str(count)[:40]}; it must be a whole number up to {_LONGEST:,}.")
+    return count
