@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.checkpoint import read
-from unbackdoor.errors import BadData
+from unbackdoor.errors import BadData, CheckpointMismatch
 from unbackdoor.reading import check_bytes, check_classes, check_file, read_npz, reading, shown
 
 __all__ = ["LABEL_KEYS", "as_labels", "pick_arrays", "read_arrays"]
@@ -58,8 +58,13 @@ def read_arrays(path: Path, *also: str) -> Mapping[str, Tensor]:
         return _Arrays(path, read_npz(path))
     if suffix in (".pt", ".pth", ".safetensors"):
         check_file(path)
-        with reading(path):
-            return read(path)[0]
+        try:
+            with reading(path):
+                return read(path)[0]
+        except CheckpointMismatch as error:
+            raise BadData(
+                f"{path} holds no tensors by name; save those of the samples: {{name: tensor, ...}}."
+            ) from error
     known = ", ".join([*also, ".npz", ".pt", ".pth"])
     raise BadData(f"{path} is of no known kind; give {known} or .safetensors.")
 

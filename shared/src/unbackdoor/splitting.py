@@ -14,6 +14,9 @@ from unbackdoor.task import Batch
 
 __all__ = ["clean_size", "draw", "hold_out", "split_classes"]
 
+_FEWEST = 3
+"""Samples, so that each part has one."""
+
 
 def clean_size(total: int, clean_share: float | None, clean_count: int | None, default: float) -> int:
     """Number of samples that the defender holds: the count, or a share of ``total``, at least 1.
@@ -128,16 +131,20 @@ def split_classes(
         attack_hints: See `Splits`.
 
     Raises:
-        BadData: A label has no class name.
-        BadOption: See `clean_size`.
+        BadData: A label has no class name, or there are too few samples.
+        BadOption: ``test_share`` is not allowed; or see `clean_size`.
     """
     generator = torch.Generator().manual_seed(seed)
     labels = train.targets
+    if len(train) < _FEWEST or (test is not None and not len(test)):
+        raise BadData(f"there are {len(train)} samples to train on; give at least {_FEWEST}, and one to test on.")
+    if not 0 < test_share < 1:
+        raise BadOption(f"test_share is {test_share}; it must lie in (0, 1).")
     highest = max(int(part.targets.max()) for part in (train, *(() if test is None else (test,))))
     if highest >= len(classes) or int(labels.min()) < 0:
         raise BadData(f"labels reach from {int(labels.min())} to {highest}, but there are {len(classes)} class names.")
     if test is None:
-        tested = draw(labels, max(1, round(test_share * len(labels))), generator)
+        tested = draw(labels, min(len(labels) - 2, max(1, round(test_share * len(labels)))), generator)
         rest = torch.ones(len(labels), dtype=torch.bool)
         rest[tested] = False
         test, train = train[tested], train[rest]

@@ -24,7 +24,7 @@ from unbackdoor.reading import check_bytes, check_file, limits, reading, shown
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ENDINGS", "FITS", "Decoded", "decode", "fitted", "open_image"]
+__all__ = ["ENDINGS", "FITS", "Decoded", "check_size", "decode", "fitted", "open_image"]
 
 ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp"),
@@ -276,6 +276,15 @@ def _check_look(size: int | None, fit: str, channels: int) -> None:
         raise BadOption(f"fit is {fit!r}; it must be one of {', '.join(FITS)}.")
     if channels not in (1, 3):
         raise BadOption(f"channels is {channels}; images are read as RGB (3) or grey (1).")
+    check_size(size)
+
+
+def check_size(size: int | None) -> None:
+    """Refuse a side in pixels that is no whole number, not positive, or beyond the limit of pixels.
+
+    Raises:
+        BadOption: It is.
+    """
     if size is None:
         return
     if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size * size > limits().pixels:

@@ -9,6 +9,7 @@ import torch
 
 from unbackdoor.errors import BadOption
 from unbackdoor.kit import Splits
+from unbackdoor.reading import check_bytes
 from unbackdoor.splitting import clean_size, draw
 from unbackdoor.task import Batch
 
@@ -37,11 +38,13 @@ def digits(
     """
     if size < 8:
         raise BadOption(f"size is {size}; the digits have 8 pixels a side, give 8 or more.")
+    check_bytes("the digits at that size", 1797 * 4 * size * size)
     bunch = importlib.import_module("sklearn.datasets").load_digits()
     images = torch.from_numpy(bunch.images).float()[:, None] / 16
     if size != 8:
         images = torch.nn.functional.interpolate(images, (size, size), mode="bilinear")
     labels = torch.from_numpy(bunch.target).long()
+    classes = tuple(str(digit) for digit in range(10))
     generator = torch.Generator().manual_seed(seed)
     free = torch.ones(len(labels), dtype=torch.bool)
     test = draw(labels, round(0.25 * len(labels)), generator)
@@ -51,9 +54,9 @@ def digits(
     clean = rest[draw(labels[rest], clean_size(count, clean_share, clean_count, 0.1), generator)]
     free[clean] = False
     return Splits(
-        train=Batch(images[free], labels[free]),
-        clean=Batch(images[clean], labels[clean]),
-        test=Batch(images[test], labels[test]),
-        classes=tuple(str(digit) for digit in range(10)),
+        train=Batch(images[free], labels[free], classes=classes),
+        clean=Batch(images[clean], labels[clean], classes=classes),
+        test=Batch(images[test], labels[test], classes=classes),
+        classes=classes,
         hints={"flip": False},
     )

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from unbackdoor.errors import BadData, BadOption, FileRefused
+from unbackdoor.class_folders import find_parts, read_class_folders
+from unbackdoor.errors import FileRefused
 from unbackdoor.kit import Splits
-from unbackdoor_image.data.decoding import decode
-from unbackdoor_image.data.splitting import Labelled, splits
+from unbackdoor.task import Batch
+from unbackdoor_image.data.splitting import splits
+from unbackdoor_pixels.decoding import ENDINGS, decode
 
 __all__ = ["folder", "read_folder"]
-
-_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-_PARTS = ("test", "val", "valid", "validation")
-_ORDERS = ("text", "number")
 
 
 def folder(
@@ -30,6 +26,7 @@ def folder(
     channels: int = 3,
     flip: bool = False,
     test_share: float = 0.2,
+    classes: Sequence[str] | None = None,
     order: str | None = None,
 ) -> Splits:
     """Class sub-folders as torchvision's ``ImageFolder`` reads them, with or without ``train`` and ``test`` above.
@@ -44,6 +41,7 @@ def folder(
         channels: 3 for RGB, 1 for grey.
         flip: Whether mirrored images keep their class; becomes a hint.
         test_share: Share of the test part where there is no folder for it.
+        classes: All class names in the order of the model's outputs; folders may then be missing.
         order: See `read_folder`.
 
     Raises:
@@ -52,19 +50,16 @@ def folder(
     """
     if path is None:
         raise FileRefused("no path; give the folder that holds one folder of images for each class.")
-    root = Path(path)
-    tests = [root / part for part in _PARTS if (root / part).is_dir()]
-    nested = bool(tests) and (root / "train").is_dir()
-    look = (size, fit, channels)
-    images, labels, classes = read_folder(root / "train" if nested else root, *look, order=order)
-    test: Labelled | None = None
-    if nested:
-        test_images, test_labels, _ = read_folder(tests[0], *look, classes=classes)
-        test = (test_images, test_labels)
+    train_root, test_root = find_parts(path)
+    train = read_folder(train_root, size, fit, channels, classes=classes, order=order)
+    test = None
+    if test_root is not None:
+        by_number = order == "number" and classes is None  # in either part a folder's number is its label
+        known = None if by_number else train.classes
+        test = read_folder(test_root, size, fit, channels, classes=known, order=order)
     return splits(
-        (images, labels),
+        train,
         test,
-        classes,
         seed=seed,
         clean_share=clean_share,
         clean_count=clean_count,
@@ -74,15 +69,15 @@ def folder(
 
 
 def read_folder(
-    root: Path,
+    root: str | Path,
     size: int | None = None,
     fit: str = "stretch",
     channels: int = 3,
     *,
-    classes: tuple[str, ...] | None = None,
+    classes: Sequence[str] | None = None,
     order: str | None = None,
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """All images below the class folders of ``root``, their labels and the class names.
+) -> Batch:
+    """All images below the class folders of ``root`` with their labels, file names and class names.
 
     Args:
         root: Holds one folder for each class.
@@ -95,47 +90,10 @@ def read_folder(
 
     Raises:
         FileRefused: There is no such folder.
-        BadData: There are no class folders, one is not among ``classes``, or the order is in doubt.
-        BadOption: ``order`` is not known.
+        BadData: There are no class folders, one is not among ``classes``, the order is in doubt, or an image cannot be
+            read.
+        BadOption: An option is not allowed.
     """
-    if order not in (None, *_ORDERS):
-        raise BadOption(f"order is {order!r}; it must be one of {', '.join(_ORDERS)}.")
-    if not root.is_dir():
-        raise FileRefused(f"no folder at {root}; give one that holds a folder of images for each class.")
-    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    files = {name: _images_below(root / name) for name in names}
-    empty = [name for name, found in files.items() if not found]
-    if not names or len(empty) == len(names):
-        raise BadData(f"{root} holds no class folders with images ({', '.join(_ENDINGS)}).")
-    labels = _labels(names, classes, order, root)
-    if classes is None:
-        by_number = list(labels.values()) != list(range(len(names)))
-        classes = tuple(str(label) for label in range(max(labels.values()) + 1)) if by_number else tuple(names)
-    paths = [path for name in names for path in files[name]]
-    targets = torch.tensor([labels[name] for name in names for _ in files[name]])
-    return decode(paths, size=size, fit=fit, channels=channels), targets, classes
-
-
-def _images_below(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.suffix.lower() in _ENDINGS and path.is_file())
-
-
-def _labels(names: list[str], classes: tuple[str, ...] | None, order: str | None, root: Path) -> dict[str, int]:
-    if classes is not None:
-        strangers = [name for name in names if name not in classes]
-        if strangers:
-            raise BadData(
-                f"folders {', '.join(strangers[:8])} in {root} are not among the classes {', '.join(classes)}."
-            )
-        return {name: classes.index(name) for name in names}
-    as_text = {name: place for place, name in enumerate(names)}
-    if not all(name.isdecimal() for name in names):
-        return as_text
-    as_number = {name: int(name) for name in names}
-    if order is None and as_text != as_number:
-        raise BadData(
-            f"the class folders of {root} are numbers ({', '.join(names[:4])}, ...) whose labels are in doubt: sorted "
-            f"as text, as torchvision does, folder {names[-1]} is class {as_text[names[-1]]}; as a number it is class "
-            f"{int(names[-1])}. Say which the model was trained with: order='text' or order='number'."
-        )
-    return as_number if order == "number" else as_text
+    found = read_class_folders(root, ENDINGS, what="images", classes=classes, order=order)
+    images = decode(found.files, names=found.names, size=size, fit=fit, channels=channels)
+    return Batch(images.pixels, found.labels, found.names, found.classes, (*found.notices, *images.notices))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from unbackdoor.errors import BadData, FileRefused
+from unbackdoor.class_names import given_classes
+from unbackdoor.errors import FileRefused
 from unbackdoor.kit import Splits
-from unbackdoor_image.data.parquet import images_of
-from unbackdoor_image.data.splitting import Labelled, splits
+from unbackdoor_image.data.parquet import Look, samples_of
+from unbackdoor_image.data.splitting import splits
+from unbackdoor_pixels.hub import hub_records
 
-__all__ = ["hub", "hub_table"]
+__all__ = ["PACKAGE", "hub"]
+
+PACKAGE = "unbackdoor-image"
 
 
 def hub(
@@ -28,6 +31,8 @@ def hub(
     test_split: str | None = "test",
     image_column: str | None = None,
     label_column: str | None = None,
+    classes: Sequence[str] | None = None,
+    order: str | None = None,
 ) -> Splits:
     """A data set of the Hub by its name.
 
@@ -44,6 +49,8 @@ def hub(
         test_split: Name of the test part; None takes 20 % of the training part.
         image_column: Column of the images; None finds it.
         label_column: Column of the labels; None finds it.
+        classes: All class names in the order of the model's outputs; None takes those of the data.
+        order: For labels that are numbers as text, see `unbackdoor.class_names.place_names`.
 
     Raises:
         FileRefused: ``datasets`` is not installed, or it cannot load the data.
@@ -51,35 +58,9 @@ def hub(
     """
     if path is None:
         raise FileRefused("no path; give the data set's name on the Hub, such as uoft-cs/cifar10.")
-    look: dict[str, Any] = {"size": size, "fit": fit, "channels": channels}
-    columns = (image_column, label_column)
-    images, labels, classes = images_of(hub_table(str(path), train_split), *columns, **look)
-    test: Labelled | None = None
+    look = Look(size, fit, channels, image_column, label_column, order)
+    train = samples_of(hub_records(str(path), train_split, look.pick, PACKAGE), look, given_classes(classes))
+    test = None
     if test_split is not None:
-        test_images, test_labels, _ = images_of(hub_table(str(path), test_split), *columns, classes=classes, **look)
-        test = (test_images, test_labels)
-    return splits(
-        (images, labels), test, classes, seed=seed, clean_share=clean_share, clean_count=clean_count, flip=flip
-    )
-
-
-def hub_table(name: str, split: str) -> Any:
-    """One part of a data set as a `pyarrow.Table` with the class names in its metadata.
-
-    Raises:
-        FileRefused: ``datasets`` is not installed, or it cannot load the data.
-    """
-    try:
-        datasets = importlib.import_module("datasets")
-    except ModuleNotFoundError as error:
-        raise FileRefused(
-            f"loading {name} from the Hub needs the package datasets (pip install 'unbackdoor-image[hub]'); "
-            "or give path=... to files that you have."
-        ) from error
-    try:
-        part = datasets.load_dataset(name, split=split)
-    except (OSError, ValueError, ConnectionError) as error:
-        raise FileRefused(f"datasets cannot load {name!r}, part {split!r}: {error}") from error
-    if part.num_rows == 0:
-        raise BadData(f"{name!r} has no sample in part {split!r}.")
-    return part.data.table.combine_chunks()
+        test = samples_of(hub_records(str(path), test_split, look.pick, PACKAGE), look, train.classes)
+    return splits(train, test, seed=seed, clean_share=clean_share, clean_count=clean_count, flip=flip)

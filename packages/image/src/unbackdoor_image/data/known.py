@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
+import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from unbackdoor.errors import FileRefused
+from unbackdoor.class_folders import read_class_folders
+from unbackdoor.errors import BadData, BadOption, FileRefused
 from unbackdoor.kit import Splits
-from unbackdoor_image.data.decoding import decode
-from unbackdoor_image.data.hub import hub_table
-from unbackdoor_image.data.parquet import find_files, images_of, read_table
-from unbackdoor_image.data.splitting import Labelled, splits
+from unbackdoor.reading import path_below, read_text, reading
+from unbackdoor.task import Batch
+from unbackdoor_image.data.hub import PACKAGE
+from unbackdoor_image.data.parquet import Look, samples_of
+from unbackdoor_image.data.splitting import splits
+from unbackdoor_pixels.decoding import ENDINGS, decode
+from unbackdoor_pixels.hub import hub_records
+from unbackdoor_pixels.tables import Records, find_files, read_records
 
 __all__ = ["cifar10", "gtsrb"]
 
@@ -53,13 +60,13 @@ def cifar10(
         FileRefused: The data are not there.
     """
     if path is not None and (Path(path) / "cifar-10-batches-py").is_dir():
-        train, test = (_torchvision_cifar10(Path(path), part) for part in (True, False))
         if size not in (None, 32):
-            raise FileRefused("size works with Parquet files; torchvision's CIFAR-10 is kept at 32 pixels.")
+            raise BadOption(f"size is {size}, but torchvision's CIFAR-10 is kept at 32 pixels; leave size out.")
+        train, test = (_torchvision_cifar10(Path(path), part) for part in (True, False))
     else:
-        tables = _tables(path, "cifar10", "uoft-cs/cifar10")
-        train, test = (images_of(table, size=size)[:2] for table in tables)
-    return splits(train, test, _CIFAR10, seed=seed, clean_share=clean_share, clean_count=clean_count, flip=True)
+        look = Look(size)
+        train, test = (_named(part, look, _CIFAR10) for part in _parts(path, "cifar10", "uoft-cs/cifar10", look))
+    return splits(train, test, seed=seed, clean_share=clean_share, clean_count=clean_count, flip=True)
 
 
 def gtsrb(
@@ -84,47 +91,93 @@ def gtsrb(
 
     Raises:
         FileRefused: The data are not there.
+        BadData: They cannot be read.
     """
     if path is None:
         raise FileRefused(
             "no path for GTSRB; give a folder with gtsrb_train.parquet and gtsrb_test.parquet, or a root of "
             "torchvision (torchvision.datasets.GTSRB(root, download=True) fills one)."
         )
-    groups: torch.Tensor | None = None
+    groups: Tensor | None = None
     if (Path(path) / "gtsrb").is_dir():
-        train, test = (_torchvision_gtsrb(Path(path), part, size) for part in ("train", "test"))
+        root = Path(path) / "gtsrb"
+        train, test = _gtsrb_folders(root / "GTSRB" / "Training", size), _gtsrb_list(root, size)
     else:
-        tables = _tables(path, "gtsrb", "")
-        train, test = (images_of(table, size=size)[:2] for table in tables)
-        if "track" in tables[0].column_names:
-            groups = torch.tensor(tables[0].column("track").to_pylist())
-    sizes: dict[str, Any] = {"clean_share": clean_share, "clean_count": clean_count, "default_share": 0.03}
-    return splits(train, test, _GTSRB, seed=seed, groups=groups, flip=False, **sizes)
+        look = Look(size)
+        parts = _parts(path, "gtsrb", "", look, "track")
+        train, test = (_named(part, look, _GTSRB) for part in parts)
+        groups = _tracks(parts[0])
+    return splits(
+        train,
+        test,
+        seed=seed,
+        clean_share=clean_share,
+        clean_count=clean_count,
+        default_share=0.03,
+        groups=groups,
+        flip=False,
+    )
 
 
-def _tables(path: str | Path | None, name: str, repository: str) -> tuple[Any, Any]:
-    """Training and test part as tables, from files or, without a path, from the Hub."""
+def _parts(path: str | Path | None, name: str, repository: str, look: Look, *also: str) -> tuple[Records, Records]:
+    """Training and test part, from files or, without a path, from the Hub."""
+
+    def pick(names: object) -> list[str]:
+        assert isinstance(names, list | tuple)
+        return [*look.pick(names), *(column for column in also if column in names)]
+
     if path is None:
-        return hub_table(repository, "train"), hub_table(repository, "test")
+        return hub_records(repository, "train", pick, PACKAGE), hub_records(repository, "test", pick, PACKAGE)
     train_files, test_files = find_files(Path(path), name)
     if not test_files:
         raise FileRefused(f"no test file beside {train_files[0]}; put {name}_test.parquet into the same folder.")
-    return read_table(train_files), read_table(test_files)
+    return read_records(train_files, pick), read_records(test_files, pick)
 
 
-def _torchvision_cifar10(root: Path, train: bool) -> Labelled:
-    try:
-        data = importlib.import_module("torchvision.datasets").CIFAR10(str(root), train=train, download=False)
-    except RuntimeError as error:
-        raise FileRefused(f"torchvision refuses the CIFAR-10 files in {root}: {error}") from error
-    images = torch.from_numpy(np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)))
-    return images, torch.tensor(data.targets)
+def _named(records: Records, look: Look, classes: tuple[str, ...]) -> Batch:
+    """Samples under the official names, which are placed by name where the file names its numbers alike."""
+    own = {name for names in records.class_names.values() for name in names}
+    samples = samples_of(records, look, classes if own <= set(classes) else None)
+    if int(samples.targets.max()) >= len(classes):
+        raise BadData(
+            f"{records.source} has the label {int(samples.targets.max())}, but the data set has {len(classes)} classes."
+        )
+    return Batch(samples.inputs, samples.targets, samples.names, classes, samples.notices)
 
 
-def _torchvision_gtsrb(root: Path, part: str, size: int) -> Labelled:
-    try:
-        data = importlib.import_module("torchvision.datasets").GTSRB(str(root), split=part, download=False)
-    except RuntimeError as error:
-        raise FileRefused(f"torchvision refuses the GTSRB files in {root}: {error}") from error
-    paths, labels = zip(*data._samples, strict=True)
-    return decode([Path(path) for path in paths], size=size), torch.tensor(labels)
+def _tracks(records: Records) -> Tensor | None:
+    tracks = records.columns.get("track")
+    if tracks is None:
+        return None
+    if not all(type(track) is int and 0 <= track < 2**63 for track in tracks):
+        raise BadData(f"column 'track' of {records.source} must hold a whole number from 0 for each image.")
+    return torch.tensor(tracks, dtype=torch.int64)
+
+
+def _torchvision_cifar10(root: Path, train: bool) -> Batch:
+    with reading(f"the CIFAR-10 files in {root}", "unpack the archive again"):
+        try:
+            data = importlib.import_module("torchvision.datasets").CIFAR10(str(root), train=train, download=False)
+        except RuntimeError as error:
+            raise FileRefused(f"torchvision refuses the CIFAR-10 files in {root}: {error}") from error
+        images = torch.from_numpy(np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)))
+        names = tuple(f"{'training' if train else 'test'} image {place}" for place in range(len(images)))
+        return Batch(images, torch.tensor(data.targets), names, _CIFAR10)
+
+
+def _gtsrb_folders(root: Path, size: int) -> Batch:
+    found = read_class_folders(root, ENDINGS, order="number")
+    if len(found.classes) > len(_GTSRB):
+        raise BadData(f"{root} has a folder {found.classes[-1]}, but GTSRB has the classes 0 to {len(_GTSRB) - 1}.")
+    images = decode(found.files, names=found.names, size=size)
+    return Batch(images.pixels, found.labels, found.names, _GTSRB, images.notices)
+
+
+def _gtsrb_list(root: Path, size: int) -> Batch:
+    listing, folder = root / "GT-final_test.csv", root / "GTSRB" / "Final_Test" / "Images"
+    with reading(listing, "unpack the archive of the test labels again"):
+        rows = list(csv.DictReader(io.StringIO(read_text(listing)), delimiter=";"))
+        names = tuple(row["Filename"] for row in rows)
+        labels = torch.tensor([int(row["ClassId"]) for row in rows], dtype=torch.int64)
+    images = decode([path_below(folder, name, listing) for name in names], names=names, size=size)
+    return Batch(images.pixels, labels, names, _GTSRB, images.notices)

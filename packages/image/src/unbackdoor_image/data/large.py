@@ -6,12 +6,16 @@ from pathlib import Path
 
 import torch
 
+from unbackdoor.class_names import listed
 from unbackdoor.errors import BadData, FileRefused
 from unbackdoor.kit import Splits
-from unbackdoor_image.data.decoding import decode
+from unbackdoor.reading import path_below, read_text
+from unbackdoor.task import Batch
 from unbackdoor_image.data.folder import folder, read_folder
-from unbackdoor_image.data.parquet import find_files, parquet
+from unbackdoor_image.data.parquet import parquet
 from unbackdoor_image.data.splitting import splits
+from unbackdoor_pixels.decoding import decode
+from unbackdoor_pixels.tables import find_files
 
 __all__ = ["imagenet", "tinyimagenet"]
 
@@ -45,19 +49,27 @@ def tinyimagenet(
         files = find_files(root, "tiny")[0] if root.is_dir() else [root]
         source = files[0] if len(files) == 1 else root
         return parquet(seed=seed, path=source, clean_share=share, clean_count=clean_count, size=size, flip=True)
-    images, labels, classes = read_folder(root / "train", size)
-    rows = [line.split("\t")[:2] for line in notes.read_text(encoding="utf-8").splitlines() if line.strip()]
-    strangers = sorted({name for _, name in rows} - set(classes))
+    train = read_folder(root / "train", size)
+    train = Batch(train.inputs, train.targets, train.names, train.classes)  # lists of boxes lie there too
+    test = _validation(notes, train.classes or (), size)
+    return splits(train, test, seed=seed, clean_share=share, clean_count=clean_count, flip=True)
+
+
+def _validation(notes: Path, classes: tuple[str, ...], size: int | None) -> Batch:
+    rows = [line.split("\t") for line in read_text(notes).splitlines() if line.strip()]
+    if any(len(row) < 2 for row in rows):
+        raise BadData(f"a line of {notes} has no tab between an image and its class; unpack the archive again.")
+    index = {name: place for place, name in enumerate(classes)}
+    strangers = sorted({row[1] for row in rows} - set(index))
     if strangers:
-        raise BadData(f"{notes} names {', '.join(strangers[:5])}, which have no folder in {root / 'train'}.")
-    missing = [name for name, _ in rows if not (root / "val" / "images" / name).is_file()]
+        raise BadData(f"{notes} names {listed(strangers)}, which have no folder in {notes.parent.parent / 'train'}.")
+    files = [path_below(notes.parent / "images", row[0], notes) for row in rows]
+    missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise BadData(f"{len(missing)} images of {notes} are missing, such as {missing[0]}; unpack the archive again.")
-    test = decode([root / "val" / "images" / name for name, _ in rows], size=size)
-    wanted = torch.tensor([classes.index(name) for _, name in rows])
-    return splits(
-        (images, labels), (test, wanted), classes, seed=seed, clean_share=share, clean_count=clean_count, flip=True
-    )
+        raise BadData(f"images of {notes} are missing: {listed(missing)}; unpack the archive again.")
+    names = tuple(file.name for file in files)
+    images = decode(files, names=names, size=size)
+    return Batch(images.pixels, torch.tensor([index[row[1]] for row in rows]), names, classes, images.notices)
 
 
 def imagenet(

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from unbackdoor.errors import BadData
 from unbackdoor.kit import Splits
 from unbackdoor.splitting import split_classes
 from unbackdoor.task import Batch
 
-__all__ = ["Labelled", "splits"]
-
-Labelled = tuple[Tensor, Tensor]
-"""Images ``uint8`` or float of shape ``(n, channels, height, width)``, and class indices int64 of shape ``(n,)``."""
+__all__ = ["splits"]
 
 
 def splits(
-    train: Labelled,
-    test: Labelled | None,
-    classes: tuple[str, ...],
+    train: Batch,
+    test: Batch | None,
     *,
     seed: int,
     clean_share: float | None,
@@ -27,11 +24,21 @@ def splits(
     groups: Tensor | None = None,
     flip: bool,
 ) -> Splits:
-    """`unbackdoor.splitting.split_classes` for images; ``flip`` says whether a mirror image is of the same class."""
+    """`unbackdoor.splitting.split_classes` for images; ``flip`` says whether a mirror image is of the same class.
+
+    Raises:
+        BadData: Training and test images differ in size, or see there.
+    """
+    if test is not None and train.inputs.shape[1:] != test.inputs.shape[1:]:
+        shapes = [" x ".join(map(str, part.inputs.shape[:0:-1])) for part in (train, test)]
+        raise BadData(
+            f"training images are {shapes[0]} and test images {shapes[1]}; give size=... to bring them to one."
+        )
+    parts = (train, *(() if test is None else (test,)))
     return split_classes(
-        Batch(*train),
-        None if test is None else Batch(*test),
-        classes,
+        train,
+        test,
+        max((part.classes or () for part in parts), key=len),
         seed=seed,
         clean_share=clean_share,
         clean_count=clean_count,
