@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from unbackdoor.errors import BadData, BadOption, FileRefused
+from unbackdoor.task import Batch
 from unbackdoor_multilabel import KIT, load_clean
 from unbackdoor_multilabel.data.digits import compose, digits
 from unbackdoor_multilabel.data.images import decode
@@ -213,7 +214,7 @@ def test_parquet_says_what_is_wrong(tmp_path, jpeg):
     write_parquet(tmp_path / "a.parquet", jpeg, [1, 2, 3])
     with pytest.raises(BadData, match="holds no lists"):
         parquet(path=tmp_path / "a.parquet", size=6)
-    with pytest.raises(BadData, match="no column 'tags'"):
+    with pytest.raises(BadData, match="label_column is 'tags', but the columns are img, labels"):
         parquet(path=tmp_path / "a.parquet", label_column="tags")
     with pytest.raises(FileRefused, match="Parquet"):
         parquet(path=tmp_path / "b.parquet")
@@ -278,7 +279,7 @@ def test_load_clean_says_what_is_wrong(tmp_path):
 def test_splits_keep_the_rare_classes_on_both_sides(generator):
     rows = (torch.rand(400, 5, generator=generator) < torch.tensor([0.6, 0.4, 0.3, 0.2, 0.05])).long()
     images = torch.arange(400.0)[:, None, None, None]
-    made = splits((images, rows), None, tuple("abcde"), seed=3, clean_share=0.25, clean_count=None, flip=True)
+    made = splits(Batch(images, rows), None, tuple("abcde"), seed=3, clean_share=0.25, clean_count=None, flip=True)
     assert (len(made.test), len(made.clean), len(made.train)) == (80, 80, 240)
     places = torch.cat([part.inputs.flatten() for part in (made.train, made.clean, made.test)])
     assert torch.equal(places.sort().values, torch.arange(400.0))
@@ -287,7 +288,7 @@ def test_splits_keep_the_rare_classes_on_both_sides(generator):
     assert rare[1] == pytest.approx(0.2 * total, abs=1.01)
     assert rare[2] == pytest.approx(0.2 * total, abs=1.01)
     with pytest.raises(BadData, match="class names"):
-        splits((images, rows), None, ("a",), seed=3, clean_share=None, clean_count=None, flip=True)
+        splits(Batch(images, rows), None, ("a",), seed=3, clean_share=None, clean_count=None, flip=True)
 
 
 def test_kit_offers_every_loader():

@@ -87,16 +87,21 @@ def find_files(path: Path, name: str = "") -> tuple[list[Path], list[Path]]:
     )
 
 
-def read_parts(path: Path, pick: Pick, name: str = "") -> tuple[Records, Records | None]:
+def read_parts(path: Path, pick: Pick, *, sister: bool = True) -> tuple[Records, Records | None]:
     """Training and test rows at ``path``: of files for each (see `find_files`), else by a column ``split``.
+
+    Args:
+        path: File or folder.
+        pick: From the names of all columns to those that are read.
+        sister: Whether the test file beside a training file is read with it.
 
     Raises:
         FileRefused: There is no such file.
         BadData: It cannot be read, or holds no row to train on.
         TooLarge: It declares or unpacks to more than the limits allow.
     """
-    train_files, test_files = find_files(path, name)
-    if test_files:
+    train_files, test_files = find_files(path)
+    if test_files and (sister or not path.is_file()):
         return read_records(train_files, pick), read_records(test_files, pick)
     records = read_records(train_files, lambda names: [*pick(names), *(["split"] if "split" in names else [])])
     if "split" not in records.columns:

@@ -10,10 +10,15 @@ import torch
 from torch import Tensor
 
 from unbackdoor.arrays import pick_arrays, read_arrays
+from unbackdoor.class_names import given_classes
 from unbackdoor.errors import BadData, FileRefused
+from unbackdoor.reading import check_classes, path_below, read_text, reading, shown
 from unbackdoor.task import Batch
 from unbackdoor_multilabel.data.images import decode
-from unbackdoor_multilabel.data.tables import read_table, rows_of, rows_of_table
+from unbackdoor_multilabel.data.lists import rows_of
+from unbackdoor_multilabel.data.tables import Look, samples_of
+from unbackdoor_pixels.arrays import as_images
+from unbackdoor_pixels.tables import read_records
 
 __all__ = ["load_clean"]
 
@@ -27,7 +32,11 @@ def load_clean(
     size: int | None = None,
     *,
     classes: Sequence[str] | None = None,
+    order: str | None = None,
     fit: str = "stretch",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    layout: str | None = None,
 ) -> tuple[Batch, tuple[str, ...]]:
     """Read images with label rows; nothing in the files is ever executed.
 
@@ -38,73 +47,81 @@ def load_clean(
             width, channels)`` or ``(n, channels, height, width)``, and ``labels``, zeros and ones ``(n, classes)``.
         size: Side in pixels of image files, 224 by default; arrays keep their own.
         classes: All class names in the order of the model's outputs. Needed where not every class occurs.
+        order: For classes that are numbers as text, see `unbackdoor.class_names.place_names`.
         fit: ``"stretch"`` or ``"crop"``, of image files.
+        image_column: Column of the images in Parquet; None finds it by its name.
+        label_column: Column of the lists of classes in Parquet; None finds it.
+        layout: ``"channels_first"`` or ``"channels_last"``, of arrays; None tells by their shape.
 
     Returns:
-        The samples, targets int64 of shape ``(n, classes)``, and the class names.
+        The samples, targets int64 of shape ``(n, classes)``, with their names and notices, and the class names.
 
     Raises:
         FileRefused: There is nothing at ``source``.
         BadData: It cannot be read as images with label rows.
+        TooLarge: It exceeds a limit, see `unbackdoor.reading.limited`.
+        BadOption: An option is not allowed.
         UnsafeCheckpoint: The file would have to be unpickled.
     """
-    path, named = Path(source), tuple(classes or ())
+    path, named = Path(source), given_classes(classes)
     if path.is_dir():
-        return _of_folder(path, size or 224, fit, named)
-    if not path.is_file():
+        batch = _of_folder(path, 224 if size is None else size, fit, named, order)
+    elif not path.is_file():
         raise FileRefused(
-            f"no clean data at {path}; give a folder of images with a {_LIST}, or a .parquet, .npz, .pt or "
-            ".safetensors file."
+            f"no clean data at {shown(path)}; give a folder of images with a {_LIST}, or a .parquet, .npz, .pt, .pth "
+            "or .safetensors file."
         )
-    if path.suffix == ".parquet":
-        images, rows, names = rows_of_table(read_table([path]), classes=named, size=size or 224, fit=fit)
-        return Batch(images, rows), names
-    found = read_arrays(path, "a folder", ".parquet")
-    images, rows = pick_arrays(found, path, {"images": _IMAGE_KEYS, "labels": _ROW_KEYS})
-    images, rows = _images(images, path), _rows(rows, len(images), path)
-    if named and len(named) != rows.shape[1]:
-        raise BadData(f"labels in {path} have {rows.shape[1]} columns, but {len(named)} classes are named.")
-    return Batch(images, rows), named or tuple(str(label) for label in range(rows.shape[1]))
+    elif path.suffix.lower() == ".parquet":
+        look = Look(224 if size is None else size, fit, image_column, label_column, order)
+        batch = samples_of(read_records([path], look.pick), look, named)
+    else:
+        batch = _of_arrays(path, named, layout)
+    assert batch.classes is not None
+    return batch, batch.classes
 
 
-def _of_folder(path: Path, size: int, fit: str, classes: tuple[str, ...]) -> tuple[Batch, tuple[str, ...]]:
+def _of_folder(path: Path, size: int, fit: str, classes: tuple[str, ...] | None, order: str | None) -> Batch:
     listing = path / _LIST
     if not listing.is_file():
-        raise FileRefused(f"no {_LIST} in {path}; it needs a line with file_name and labels for each image.")
-    files, lists = [], []
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), start=1):
+        raise FileRefused(f"no {_LIST} in {shown(path)}; it needs a line with file_name and labels for each image.")
+    files, names, lists = [], [], []
+    for number, line in enumerate(read_text(listing).splitlines(), start=1):
         if not line.strip():
             continue
-        try:
+        with reading(f"line {number} of {shown(listing)}", "write it as JSON with file_name and labels"):
             entry = json.loads(line)
-            files.append(path / str(entry["file_name"]))
-            lists.append(entry["labels"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadData(f"line {number} of {listing} has no file_name and labels: {error!r}.") from error
-    rows, named = rows_of(lists, classes, str(listing))
-    return Batch(decode(files, size=size, fit=fit), rows), named
+        if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str) or "labels" not in entry:
+            raise BadData(f"line {number} of {shown(listing)} has no file_name and labels; give it both.")
+        files.append(path_below(path, entry["file_name"], listing))
+        names.append(shown(entry["file_name"]))
+        lists.append(entry["labels"])
+    rows, named = rows_of(lists, classes, shown(listing), names=names, order=order)
+    images = decode(files, names=names, size=size, fit=fit)
+    return Batch(images.pixels, rows, tuple(names), named, images.notices)
 
 
-def _images(images: Tensor, path: Path) -> Tensor:
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4:
-        raise BadData(f"images in {path} have shape {tuple(images.shape)}; expected (n, height, width, channels).")
-    if images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
-        images = images.permute(0, 3, 1, 2)
-    if images.is_floating_point():
-        return images.float().contiguous()
-    if int(images.min()) < 0 or int(images.max()) > 255:
-        raise BadData(f"images in {path} are {images.dtype} beyond 0..255; save uint8 or floats in [0, 1].")
-    return images.to(torch.uint8).contiguous()
+def _of_arrays(path: Path, classes: tuple[str, ...] | None, layout: str | None) -> Batch:
+    found = read_arrays(path, "a folder", ".parquet")
+    images, rows = pick_arrays(found, path, {"images": _IMAGE_KEYS, "labels": _ROW_KEYS})
+    images, notices = as_images(images, path, layout)
+    rows = _rows(rows, len(images), path)
+    if classes is not None and len(classes) != rows.shape[1]:
+        raise BadData(f"labels in {path} have {rows.shape[1]} columns, but {len(classes)} classes are named.")
+    names = tuple(f"{shown(path.name)} image {place}" for place in range(len(images)))
+    return Batch(images, rows, names, classes or tuple(map(str, range(rows.shape[1]))), notices)
 
 
 def _rows(rows: Tensor, count: int, path: Path) -> Tensor:
-    if rows.ndim != 2 or len(rows) != count:
+    if rows.ndim != 2 or len(rows) != count or not rows.shape[1] or rows.is_complex():
         raise BadData(
-            f"labels in {path} have shape {tuple(rows.shape)} for {count} images; give rows of zeros and ones, one "
-            "column for each class."
+            f"labels in {path} are {str(rows.dtype).removeprefix('torch.')} of shape {tuple(rows.shape)} for {count} "
+            "images; give rows of zeros and ones, one column for each class."
         )
-    if bool(((rows != 0) & (rows != 1)).any()):
-        raise BadData(f"labels in {path} are not all 0 and 1; a class is there or it is not.")
-    return rows.long()
+    check_classes(path, rows.shape[1])
+    values = rows.to(torch.float64) if rows.is_floating_point() else rows.to(torch.int64)
+    if bool(((values != 0) & (values != 1)).any()):
+        raise BadData(
+            f"labels in {path} are not all 0 and 1; a class is there or it is not. Where some are unknown, decide for "
+            "one of the two or leave the image out."
+        )
+    return values.to(torch.int64)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-from collections.abc import Iterable
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,10 @@ import torch
 
 from unbackdoor.errors import BadData, BadOption, FileRefused
 from unbackdoor.kit import Splits
-from unbackdoor_multilabel.data.images import decode, fitted, stack
-from unbackdoor_multilabel.data.splitting import Labelled, splits
+from unbackdoor.reading import check_bytes, check_classes, path_below, read_json, read_text, reading, shown
+from unbackdoor.task import Batch
+from unbackdoor_multilabel.data.images import decode
+from unbackdoor_multilabel.data.splitting import splits
 
 __all__ = ["VOC_CLASSES", "coco", "voc"]
 
@@ -65,7 +66,7 @@ def voc(
     root = _root(path, "VOCdevkit", "the folder that holds VOCdevkit")
     trained, tested = _PARTS[year]
     parts = [_voc_part(root, *part, size, fit, difficult) for part in trained]
-    train: Labelled = (torch.cat([images for images, _ in parts]), torch.cat([rows for _, rows in parts]))
+    train = _joined(parts)
     test = _voc_part(root, *tested, size, fit, difficult)
     return splits(
         train,
@@ -73,7 +74,7 @@ def voc(
         VOC_CLASSES,
         seed=seed,
         clean_share=clean_share,
-        clean_count=_papers_count(len(train[1]), clean_share, clean_count),
+        clean_count=_papers_count(len(train), clean_share, clean_count),
         flip=True,
         attack_hints={"rate": 0.05},
     )
@@ -109,17 +110,16 @@ def coco(
     if year not in ("2014", "2017"):
         raise BadOption(f"year is {year!r}; it must be 2014 or 2017.")
     root = _root(path, "annotations", "the folder that holds annotations and the images")
-    train_images, train_rows, classes = _coco_part(root, f"train{year}", size, fit)
-    test_images, test_rows, test_classes = _coco_part(root, f"val{year}", size, fit)
-    if test_classes != classes:
+    train, test = (_coco_part(root, f"{part}{year}", size, fit) for part in ("train", "val"))
+    if train.classes != test.classes:
         raise BadData(f"the annotations of train{year} and val{year} in {root} have different categories.")
     return splits(
-        (train_images, train_rows),
-        (test_images, test_rows),
-        classes,
+        train,
+        test,
+        train.classes or (),
         seed=seed,
         clean_share=clean_share,
-        clean_count=_papers_count(len(train_rows), clean_share, clean_count),
+        clean_count=_papers_count(len(train), clean_share, clean_count),
         flip=True,
         attack_hints={"rate": 0.015},
     )
@@ -141,47 +141,73 @@ def _papers_count(total: int, share: float | None, count: int | None) -> int | N
     return _CLEAN if share is None and count is None and total >= 2 * _CLEAN else count
 
 
-def _voc_part(root: Path, year: str, part: str, size: int, fit: str, difficult: bool) -> Labelled:
-    reader = importlib.import_module("torchvision.datasets").VOCDetection
-    try:
-        found = reader(str(root), year=year, image_set=part, download=False)
-        rows = torch.zeros(len(found), len(VOC_CLASSES), dtype=torch.int64)
-
-        def read(place: int) -> Any:
-            image, notes = found[place]
-            rows[place] = _voc_row(notes["annotation"].get("object", []), difficult, str(found.images[place]))
-            return fitted(image, size, fit)
-
-        return stack(read, len(found), size, fit), rows
-    except (RuntimeError, OSError) as error:
-        raise FileRefused(f"VOC {year} {part} cannot be read in {root / 'VOCdevkit'}: {error}.") from error
+def _joined(parts: Sequence[Batch]) -> Batch:
+    return Batch(
+        torch.cat([part.inputs for part in parts]),
+        torch.cat([part.targets for part in parts]),
+        tuple(name for part in parts for name in part.names or ()),
+        parts[0].classes,
+        tuple(dict.fromkeys(notice for part in parts for notice in part.notices)),
+    )
 
 
-def _voc_row(objects: Iterable[Any], difficult: bool, name: str) -> torch.Tensor:
-    row = torch.zeros(len(VOC_CLASSES), dtype=torch.int64)
-    for item in objects:
-        if item["name"] not in VOC_CLASSES:
-            raise BadData(f"{name} has an object {item['name']!r}, which is no class of VOC.")
-        if difficult or item.get("difficult", "0") != "1":
-            row[VOC_CLASSES.index(item["name"])] = 1
-    return row
+def _voc_part(root: Path, year: str, part: str, size: int, fit: str, difficult: bool) -> Batch:
+    base = root / "VOCdevkit" / f"VOC{year}"
+    listing = base / "ImageSets" / "Main" / f"{part}.txt"
+    if not listing.is_file():
+        raise FileRefused(f"there is no {listing}; VOC {year} {part} needs it, so unpack that archive there.")
+    names = [line.split()[0] for line in read_text(listing).splitlines() if line.strip()]
+    rows = torch.zeros(len(names), len(VOC_CLASSES), dtype=torch.int64)
+    for place, name in enumerate(names):
+        notes = path_below(base / "Annotations", f"{name}.xml", listing)
+        for label, is_difficult in _objects(notes):
+            if label not in VOC_CLASSES:
+                raise BadData(f"{shown(notes)} has an object {shown(label)!r}, which is no class of VOC.")
+            if difficult or not is_difficult:
+                rows[place, VOC_CLASSES.index(label)] = 1
+    files = [path_below(base / "JPEGImages", f"{name}.jpg", listing) for name in names]
+    called = tuple(f"VOC{year}/{shown(name)}.jpg" for name in names)
+    images = decode(files, names=called, size=size, fit=fit)
+    return Batch(images.pixels, rows, called, VOC_CLASSES, images.notices)
 
 
-def _coco_part(root: Path, part: str, size: int, fit: str) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
+def _objects(notes: Path) -> list[tuple[str, bool]]:
+    """Name of each object in a file of annotations, and whether it is marked difficult."""
+    text = read_text(notes)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # what XML bombs and references to other files are made of
+        raise BadData(f"{shown(notes)} declares a document type, which no file of VOC does; fetch it again.")
+    with reading(shown(notes), "fetch it again"):
+        tree = ET.fromstring(text)  # noqa: S314 - without a document type it refers to nothing
+    return [
+        ((item.findtext("name") or "").strip(), (item.findtext("difficult") or "0").strip() == "1")
+        for item in tree.iter("object")
+    ]
+
+
+def _coco_part(root: Path, part: str, size: int, fit: str) -> Batch:
     file = root / "annotations" / f"instances_{part}.json"
     if not file.is_file():
         raise FileRefused(f"there is no {file}; unpack the annotations of COCO there.")
+    notes = read_json(file)
     try:
-        notes = json.loads(file.read_text(encoding="utf-8"))
         categories = sorted(notes["categories"], key=lambda item: int(item["id"]))
-        column = {int(item["id"]): place for place, item in enumerate(categories)}
         pictures = sorted(notes["images"], key=lambda item: int(item["id"]))
-        place_of = {int(item["id"]): place for place, item in enumerate(pictures)}
-        rows = torch.zeros(len(pictures), len(categories), dtype=torch.int64)
-        for item in notes["annotations"]:
-            rows[place_of[int(item["image_id"])], column[int(item["category_id"])]] = 1
-        names = tuple(str(item["name"]) for item in categories)
-        files = [root / part / str(item["file_name"]) for item in pictures]
-    except (ValueError, KeyError, TypeError) as error:
+        classes = tuple(str(item["name"]) for item in categories)
+        names = tuple(str(item["file_name"]) for item in pictures)
+        pairs = _shown_classes(notes["annotations"], pictures, categories)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise BadData(f"{file} is no COCO instances file: {error!r}.") from error
-    return decode(files, size=size, fit=fit), rows, names
+    check_classes(file, len(classes))
+    check_bytes(f"the label rows of {file}", len(names) * len(classes) * 8)
+    rows = torch.zeros(len(names), len(classes), dtype=torch.int64)
+    for place, column in pairs:
+        rows[place, column] = 1
+    images = decode([path_below(root / part, name, file) for name in names], names=names, size=size, fit=fit)
+    return Batch(images.pixels, rows, tuple(map(shown, names)), tuple(map(shown, classes)), images.notices)
+
+
+def _shown_classes(notes: Any, pictures: Sequence[Any], categories: Sequence[Any]) -> set[tuple[int, int]]:
+    """Places of images with the columns of the classes that they show."""
+    column = {int(item["id"]): place for place, item in enumerate(categories)}
+    place_of = {int(item["id"]): place for place, item in enumerate(pictures)}
+    return {(place_of[int(item["image_id"])], column[int(item["category_id"])]) for item in notes}

@@ -14,15 +14,15 @@ from unbackdoor.splitting import clean_size, draw
 from unbackdoor.task import Batch
 from unbackdoor_multilabel.rows import rarest_class
 
-__all__ = ["Labelled", "splits"]
+__all__ = ["splits"]
 
-Labelled = tuple[Tensor, Tensor]
-"""Images ``uint8`` or float of shape ``(n, channels, height, width)``; rows of 0 and 1, int64 ``(n, classes)``."""
+_FEWEST = 3
+"""Images, so that each part has one."""
 
 
 def splits(
-    train: Labelled,
-    test: Labelled | None,
+    train: Batch,
+    test: Batch | None,
     classes: tuple[str, ...],
     *,
     seed: int,
@@ -38,7 +38,7 @@ def splits(
     Each part is drawn in proportion from the groups of images that share their rarest class.
 
     Args:
-        train: All training images.
+        train: All training images, with label rows ``(n, classes)``.
         test: The official test part; None takes ``test_share`` of ``train``.
         classes: Names in label order.
         seed: Of the draw.
@@ -50,27 +50,27 @@ def splits(
         attack_hints: See `Splits`.
 
     Raises:
-        BadData: Rows and class names differ in number.
+        BadData: Rows and class names differ in number, or there are too few images.
         BadOption: A share is out of range.
     """
     for part in (train, *(() if test is None else (test,))):
-        if part[1].ndim != 2 or part[1].shape[1] != len(classes):
-            raise BadData(f"label rows are {tuple(part[1].shape)}, but there are {len(classes)} class names.")
+        if part.targets.ndim != 2 or part.targets.shape[1] != len(classes):
+            raise BadData(f"label rows are {tuple(part.targets.shape)}, but there are {len(classes)} class names.")
+    if len(train) < _FEWEST or (test is not None and not len(test)):
+        raise BadData(f"there are {len(train)} images to train on; give at least {_FEWEST}, and one to test on.")
     generator = torch.Generator().manual_seed(seed)
-    pool = Batch(*train)
+    pool = train
     if test is None:
         if not 0 < test_share < 1:
             raise BadOption(f"test_share is {test_share}; it must lie in (0, 1).")
-        tested = draw(rarest_class(pool.targets), max(1, round(test_share * len(pool))), generator)
-        test_part, pool = pool[tested], pool[_others(tested, len(pool))]
-    else:
-        test_part = Batch(*test)
-    count = clean_size(len(pool), clean_share, clean_count, default_share)
-    held = draw(rarest_class(pool.targets), count, generator)
+        count = min(len(pool) - 2, max(1, round(test_share * len(pool))))
+        tested = draw(rarest_class(pool.targets), count, generator)
+        test, pool = pool[tested], pool[_others(tested, len(pool))]
+    held = draw(rarest_class(pool.targets), clean_size(len(pool), clean_share, clean_count, default_share), generator)
     return Splits(
         train=pool[_others(held, len(pool))],
         clean=pool[held],
-        test=test_part,
+        test=test,
         classes=classes,
         hints={"flip": flip},
         attack_hints=attack_hints or {},
