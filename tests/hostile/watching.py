@@ -22,6 +22,7 @@ _FORBIDDEN = (
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _watching: list[tuple[str, list[str]]] = []
 _hooked: list[bool] = []
+_TEMPORARY = tempfile.gettempdir()  # asked beforehand: asking writes a file, which the hook would hear of
 
 
 @contextmanager
@@ -59,5 +60,5 @@ def _opened(given: tuple[object, ...]) -> None:
     for outside, found in _watching:
         if name.startswith(outside):
             found.append(f"open {name}")
-        elif writes and not name.startswith((tempfile.gettempdir(), "/dev/null")) and "__pycache__" not in name:
+        elif writes and not name.startswith((_TEMPORARY, "/dev/null")) and "__pycache__" not in name:
             found.append(f"write {name}")

@@ -1,0 +1,41 @@
+"""Hostile victims' folders through every command: all refused in a line, nothing run, reached or written outside."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hostile.cards import hostile_cards
+from hostile.entrances import faults, tried, victim_ways
+from hostile.traps import seen, traces
+
+CARDS = dict(hostile_cards())
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An honest checkpoint, for the ways in that take one beside the victim."""
+    from unbackdoor import save
+    from unbackdoor_image import KIT
+
+    path = tmp_path_factory.mktemp("honest") / "given.safetensors"
+    save(KIT.build("smallcnn", num_classes=10, in_channels=1), path)
+    return path
+
+
+def test_there_are_many_of_them() -> None:
+    assert len(CARDS) >= 100
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_hostile_victim_is_refused_by_every_way_in(
+    name: str, given: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = CARDS[name](tmp_path)
+    before, out = seen(tmp_path), tmp_path_factory.mktemp("out")
+    outcomes = tried(partial(victim_ways, folder, out, given), tmp_path)
+    assert len(outcomes) == 6
+    assert faults(outcomes) == []
+    assert traces(tmp_path, before) == []
+    assert [path.name for path in out.iterdir() if path.suffix == ".safetensors"] == []
