@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import re
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +24,8 @@ _PLY_ELEMENT = re.compile(rb"^[ \t]*element[ \t]+(\S+)[ \t]+(\S+)", re.MULTILINE
 _OBJ_LINE = re.compile(rb"[vf][ \t]")
 _OBJ_REFERENCE = re.compile(rb"/\S*")
 _REPLACE = "remove or replace it"
+
+logging.getLogger("trimesh").addHandler(logging.NullHandler())  # what is wrong with a file is said by an error
 
 
 def read_mesh(path: Path, points: int, generator: torch.Generator) -> tuple[Tensor, bool]:

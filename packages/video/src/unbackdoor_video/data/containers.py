@@ -7,12 +7,13 @@ list of formats that hold their own frames, no protocol at all, and a refusal wh
 
 from __future__ import annotations
 
+import errno
 import importlib
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "", "max_pixels": str(most)}
     with reading(name), path.open("rb") as file:
         try:
-            container = av.open(file, options=options, io_open=_refuse)
+            container = av.open(_Stream(file, path.name), options=options, io_open=_refuse)
         except av.error.FFmpegError as error:
             raise BadData(f"{name} cannot be read as a video ({error.strerror}); remove or replace it.") from error
         with container:
@@ -97,6 +98,21 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
                 )
             context.options = {**context.options, "max_pixels": str(most)}  # of frames that grow in the middle
             yield container, stream
+
+
+class _Stream:
+    """What libav reads a file through: places that cannot be are told apart without an exception, which it would print."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.name = name
+        self.read, self.tell = file.read, file.tell
+        self._seek = file.seek
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -errno.EINVAL
 
 
 def _refuse(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
