@@ -67,18 +67,20 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         yield
 
 
-@contextmanager
-def without_fastpath() -> Iterator[None]:
+class without_fastpath:  # noqa: N801 - used as a function
     """Attention without its fast path, which reads weights past the layers' forward.
 
     Several threads may be inside; the first remembers how it was, and the last to leave brings that back.
     """
-    with _fastpath:
-        _users.append(torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
+
+    def __enter__(self) -> None:
+        """Switch it off."""
+        with _fastpath:
+            _users.append(torch.backends.mha.get_fastpath_enabled())
+            torch.backends.mha.set_fastpath_enabled(False)
+
+    def __exit__(self, *error: object) -> None:
+        """Switch it on again if nobody else wants it off and it was on."""
         with _fastpath:
             first = _users[0]
             _users.pop()
@@ -101,7 +103,7 @@ def plain_kernels(*, recurrent: bool) -> Iterator[None]:
 def without_fused_layers() -> Iterator[None]:
     """Neither cuDNN nor oneDNN inside; of their other switches none is touched."""
     with exclusive():
-        before = torch.backends.cudnn.enabled, torch.backends.mkldnn.enabled
+        before = bool(torch.backends.cudnn.enabled), bool(torch.backends.mkldnn.enabled)
         _switch(False, False)
         try:
             yield
@@ -112,4 +114,4 @@ def without_fused_layers() -> Iterator[None]:
 def _switch(cudnn: bool, mkldnn: bool) -> None:
     with torch.backends.__allow_nonbracketed_mutation():
         torch.backends.cudnn.enabled = cudnn
-        torch.backends.mkldnn.enabled = mkldnn
+        torch.backends.mkldnn.enabled = mkldnn  # type: ignore[assignment]

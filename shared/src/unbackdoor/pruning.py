@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unbackdoor.budget import CleanBudget, strongest_within
 from unbackdoor.reparam import NeuronMask
-from unbackdoor.reparam.site import Probe
+from unbackdoor.reparam.tracing import Probe
 
 __all__ = ["Course", "MaskSite", "neuron_mask", "prune_below", "prune_within"]
 

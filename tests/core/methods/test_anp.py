@@ -62,10 +62,10 @@ def test_perturbed_network_is_the_formula_and_the_given_one_comes_back():
     delta, xi = noise_of(noise)
     assert set(xi) == {"0.bias", "1.bias", "3.bias"}
     before = model(x)
+    m = mask.parameters()["0.weight"].detach()
+    m.copy_(torch.tensor([0.2, 1.0, 0.5, 0.9], dtype=torch.float64))
+    wanted = explicit(model, x, m, delta, xi)
     with mask:
-        m = mask.parameters()["0.weight"].detach()
-        m.copy_(torch.tensor([0.2, 1.0, 0.5, 0.9], dtype=torch.float64))
-        wanted = explicit(model, x, m, delta, xi)
         with noise.on(delta, xi):
             assert_close(model(x), wanted)
     assert_close(model(x), before, rtol=0, atol=0)

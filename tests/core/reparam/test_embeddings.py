@@ -52,8 +52,8 @@ def test_masked_rows_are_the_rows_of_the_scaled_table(tied):
         masks(mask)
         scaled, inner = (mask.parameters()[name].detach() for name in ("embed.weight", "inner.weight"))
         attached = tied(TOKENS)
-        table = tied.shared.weight.detach() * scaled[:, None]
-        weight = tied.inner.weight.detach() * inner[:, None]
+        table = mask.sites["embed.weight"].weight.detach() * scaled[:, None]
+        weight = mask.sites["inner.weight"].weight.detach() * inner[:, None]
         expected = (table[TOKENS] @ weight.T + tied.inner.bias).relu() @ table.T
         torch.testing.assert_close(attached, expected, rtol=0, atol=1e-12)
         slopes = torch.autograd.grad(attached.square().sum(), list(mask.parameters().values()))
@@ -129,9 +129,10 @@ def test_shifted_rows_are_the_rows_at_other_lengths(tied, relative):
         torch.testing.assert_close(tied(TOKENS), _plain(tied, tied.shared.weight), rtol=0, atol=1e-12)
         rows = shift.parameters()["embed.weight"]
         rows.data.uniform_(-1.2, 0.9, generator=torch.Generator().manual_seed(1))
-        lengths = tied.shared.weight.detach().norm(dim=1)
+        given = shift.sites["embed.weight"].weight.detach()
+        lengths = given.norm(dim=1)
         wanted = lengths * (1 + rows.detach()[:, 0]) if relative else lengths + rows.detach()[:, 0]
-        table = torch.nn.functional.normalize(tied.shared.weight.detach()) * wanted.clamp(min=0)[:, None]
+        table = torch.nn.functional.normalize(given) * wanted.clamp(min=0)[:, None]
         attached = tied(TOKENS)
         used = torch.tensor([[1, 2, 2], [6, 5, 1]])  # the direction of a row of length 0 is nobody's
         torch.testing.assert_close(tied(used)[..., 1:], _plain(tied, table, used)[..., 1:], rtol=0, atol=1e-12)

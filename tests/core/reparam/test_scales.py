@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
+from unbackdoor.errors import NothingTrainable
 from unbackdoor.reparam import NeuronMask
 
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -78,7 +79,11 @@ def test_scale_mask_output_gradient_and_fold_equal_a_multiplied_scale(model):
 def test_attenuation_before_a_normalisation_is_undone_unless_its_scale_is_masked(model):
     """Why the scales have masks: without them the rounds of attenuation do nothing here."""
     given = model.norm(model.first(INPUTS)).detach()
-    for scales in (False, True):
+    alone = isinstance(model.norm, nn.InstanceNorm2d)  # it divides each neuron by itself: no mask is left before it
+    if alone:
+        with pytest.raises(NothingTrainable, match=r"divides a factor of a neuron's weights out again: first\.weight"):
+            NeuronMask(model, lambda: model(INPUTS), skip=["last.*"])
+    for scales in (True,) if alone else (False, True):
         mask = NeuronMask(model, lambda: model(INPUTS), scales=scales, skip=["last.*"])
         with mask:
             mask.attenuate_(0.5)
@@ -88,7 +93,7 @@ def test_attenuation_before_a_normalisation_is_undone_unless_its_scale_is_masked
         assert_close(now - bias, (0.5 if scales else 1.0) * (given - bias), **EXACT)
 
 
-def test_scale_that_is_read_without_its_layer_is_left_alone():
+def test_scale_that_is_read_without_its_layer_is_masked_where_it_is_read():
     class Reads(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -97,5 +102,11 @@ def test_scale_that_is_read_without_its_layer_is_left_alone():
         def forward(self, x):
             return functional.layer_norm(self.linear(x), (4,), self.norm.weight, self.norm.bias)
 
-    model = Reads()
-    assert set(NeuronMask(model, lambda: model(torch.ones(1, 3)), scales=True).sites) == {"linear.weight"}
+    model, inputs = Reads().double(), torch.rand(2, 3, dtype=torch.float64)
+    mask = NeuronMask(model, lambda: model(inputs), scales=True)
+    assert set(mask.sites) == {"linear.weight", "norm.weight"}
+    mask.attenuate_(0.5)
+    with mask:
+        attached = model(inputs).detach()
+        mask.fold_()
+    assert_close(model(inputs).detach(), attached, **EXACT)

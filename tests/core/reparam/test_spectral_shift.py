@@ -11,8 +11,8 @@ from torch.func import functional_call
 from torch.testing import assert_close
 
 from unbackdoor.reparam import SpectralShift
+from unbackdoor.reparam.attachment import SubstitutedForward
 from unbackdoor.reparam.neuron_mask import _PLAIN
-from unbackdoor.reparam.site import SubstitutedForward
 from unbackdoor.reparam.spectral_shift import FactoredForward
 
 EXACT = {"rtol": 0, "atol": 1e-10}

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.reparam.site import substituted
+from unbackdoor.reparam.attachment import substituted
 
 __all__ = ["FullWeights"]
 

@@ -11,17 +11,11 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unbackdoor.errors import NothingTrainable
+from unbackdoor.reparam.attachment import KEY, Seen, Site, SubstitutedForward, substituted
 from unbackdoor.reparam.frozen_norm import freeze_norms
 from unbackdoor.reparam.layout import Layout
-from unbackdoor.reparam.site import (
-    _KEY,
-    Probe,
-    Reparametrisation,
-    Site,
-    SubstitutedForward,
-    drop_head,
-    substituted,
-)
+from unbackdoor.reparam.site import Reparametrisation, drop_head
+from unbackdoor.reparam.tracing import Probe, outputs_of
 
 __all__ = ["NeuronMask"]
 
@@ -80,12 +74,19 @@ class NeuronMask(Reparametrisation):
         super().__init__(model, probe, skip=skip, embeddings=embeddings, scales=scales)
         if not head and site == "weight":
             drop_head(self)
+        if site == "weight":
+            self._leave(self._divided_out(probe), "the model divides a factor of a neuron's weights out again")
+        if not self.sites:
+            raise NothingTrainable(f"no mask would change the model's answers. {' '.join(self.notices)}")
         depths = max(s.depth for s in self.sites.values())
         self.floors = {name: floor(s.depth, depths) if floor else 0.0 for name, s in self.sites.items()}
         self._values = {
             name: torch.ones(_masks(s, gates), dtype=s.weight.dtype, device=s.weight.device, requires_grad=True)
             for name, s in self.sites.items()
         }
+        if site == "weight":  # BatchNorm's scale is tuned in train mode, where gradients are others
+            self._check_seen(probe)
+        self._slopes = {}
 
     def effective(self, site: Site, value: Tensor) -> Tensor:
         """``diag(m) W``."""
@@ -135,6 +136,30 @@ class NeuronMask(Reparametrisation):
                 layer.train()
         return self
 
+    @torch.no_grad()
+    def _divided_out(self, probe: Probe) -> list[str]:
+        """Weights that are standardised before use or whose every output channel is: masks on them do nothing.
+
+        The answers then do not depend on the length of a neuron's weight vector, so their gradient stands at right
+        angles to it. Where that is so of all neurons, halved weights tell whether it holds for more than small changes.
+        """
+        suspects = [site for name, site in self.sites.items() if _right_angled(site, self._slopes[name])]
+        if not suspects:
+            return []
+        given = outputs_of(self.model, probe)
+        spread = max(float((given - given.mean(0)).abs().amax()), float(given.abs().amax()))
+        found = []
+        for site in suspects:
+            kept = site.weight.detach().clone()
+            try:
+                site.weight.mul_(0.5)
+                moved = float((outputs_of(self.model, probe) - given).abs().amax())
+            finally:
+                site.weight.copy_(kept)
+            if moved <= _SAME * spread:
+                found.append(site.name)
+        return found
+
     def _candidates(self) -> list[tuple[str, nn.Module, list[Layout]]]:
         if self.site == "weight":
             return super()._candidates()
@@ -149,8 +174,19 @@ class NeuronMask(Reparametrisation):
 
 _NARROW = 128
 
+_RIGHT_ANGLE, _SAME = 0.02, 0.01
+"""Largest cosine of a neuron's weights and their gradient, and largest relative change of the answers, that count as
+none: the small number that standardisation adds to the variance leaves a little of both."""
+
 _NO_EPS = 1e-30
 """1 + this is 1 in every precision; PyTorch 2.11 refuses 0."""
+
+
+def _right_angled(site: Site, slope: Tensor) -> bool:
+    weight, slope = (site.layout.to_matrix(tensor.detach().double()).flatten(0, 1) for tensor in (site.weight, slope))
+    lengths = weight.norm(dim=1) * slope.norm(dim=1)
+    along = (weight * slope).sum(1).abs()
+    return weight.shape[1] > 1 and bool(lengths.any()) and bool((along <= _RIGHT_ANGLE * lengths).all())
 
 
 def _masks(site: Site, gates: str) -> int:
@@ -169,15 +205,15 @@ _PLAIN = {
 }
 
 
-class ScaledOutput:
+class ScaledOutput(Seen):
     """The fast engine of masks: ``y = m * (W x) + b``; the gradient of ``m`` is a sum of ``g * W x``."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run the layer without its bias, scale its channels, add the bias."""
-        attachment = self.__dict__[_KEY]
+        attachment = self.__dict__[KEY]
         mask = attachment.handle.value(attachment.only)
-        bias = self._parameters["bias"]  # type: ignore[attr-defined]
-        with substituted(self, {"bias": None}):  # type: ignore[arg-type]
+        bias = self._parameters["bias"]
+        with attachment.inside, substituted(self, {"bias": None}):  # type: ignore[arg-type]
             out: Tensor = super().forward(*args, **kwargs)  # type: ignore[misc]
         weight = attachment.only.weight
         if out.ndim == weight.ndim > 2:  # BatchNorm's kernel with mean 0 and variance 1: no temporary for m's gradient
@@ -187,12 +223,13 @@ class ScaledOutput:
         return out * scaled if bias is None else torch.addcmul(bias.view(scaled.shape), out, scaled)
 
 
-class ScaledRows:
+class ScaledRows(Seen):
     """The fast engine of masks on embedding tables: ``y = m[i] * W[i]`` for every index ``i`` that is looked up."""
 
     def forward(self, indices: Tensor) -> Tensor:
         """Look rows up and scale each by its own mask."""
-        attachment = self.__dict__[_KEY]
-        rows: Tensor = super().forward(indices)  # type: ignore[misc]
+        attachment = self.__dict__[KEY]
+        with attachment.inside:
+            rows: Tensor = super().forward(indices)  # type: ignore[misc]
         scaled: Tensor = rows * attachment.handle.value(attachment.only)[indices].unsqueeze(-1)
         return scaled

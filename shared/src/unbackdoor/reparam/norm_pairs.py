@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from unbackdoor.reparam.site import Probe
+from unbackdoor.reparam.tracing import Probe
 
 __all__ = ["norms_after"]
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unbackdoor.reparam.attachment import KEY, Seen, Site, SubstitutedForward, substituted
 from unbackdoor.reparam.frozen_norm import freeze_norms
 from unbackdoor.reparam.neuron_mask import _PLAIN
-from unbackdoor.reparam.site import _KEY, Probe, Reparametrisation, Site, SubstitutedForward, substituted
+from unbackdoor.reparam.site import Reparametrisation
+from unbackdoor.reparam.tracing import Probe
 
 __all__ = ["SpectralShift"]
 
@@ -78,6 +80,7 @@ class SpectralShift(Reparametrisation):
         self._values = {
             name: torch.zeros_like(factors.singular, requires_grad=True) for name, factors in self.factors.items()
         }
+        self._check_seen(probe)
 
     def _unit(self, factors: _Factors) -> Tensor:
         """The value that a shift of one singular value has: ones, or ``s`` itself."""
@@ -136,7 +139,7 @@ class SpectralShift(Reparametrisation):
         return self
 
 
-class FactoredForward:
+class FactoredForward(Seen):
     """The fast engine of shifts: ``y = (U diag(sigma)) (V^T x) + b``, two layers and no gradient of ``W``.
 
     Only the small factor ``U diag(sigma)`` needs a gradient, so ``V^T x`` is all that is kept for it.
@@ -144,13 +147,13 @@ class FactoredForward:
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run the layer with ``V^T`` as its weight, then a pointwise layer with ``U diag(sigma)``."""
-        attachment = self.__dict__[_KEY]
+        attachment = self.__dict__[KEY]
         handle, site = attachment.handle, attachment.only
         factors = handle.factors[site.name]
         right = site.layout.from_matrix(factors.right, site.weight)
         mixing = (factors.left * handle.sigma(site, handle.value(site)).unsqueeze(1)).flatten(0, 1)
-        bias = self._parameters["bias"]  # type: ignore[attr-defined]
-        with substituted(self, {"weight": right, "bias": None}):  # type: ignore[arg-type]
+        bias = self._parameters["bias"]
+        with attachment.inside, substituted(self, {"weight": right, "bias": None}):  # type: ignore[arg-type]
             inner: Tensor = super().forward(*args, **kwargs)  # type: ignore[misc]
         spatial = site.weight.ndim - 2
         if spatial == 0 and site.layout.groups > 1:  # tied to a table: every row is a matrix of its own
@@ -162,12 +165,12 @@ class FactoredForward:
         return pointwise(inner, kernel, bias, groups=site.layout.groups)
 
 
-class ShiftedRows:
+class ShiftedRows(Seen):
     """The fast engine of shifts on embedding tables: the direction of a row that is looked up, times its length."""
 
     def forward(self, indices: Tensor) -> Tensor:
         """Look directions up and give each the length of its own row."""
-        attachment = self.__dict__[_KEY]
+        attachment = self.__dict__[KEY]
         handle, site = attachment.handle, attachment.only
         factors = handle.factors[site.name]
         lengths = (factors.left.squeeze(2) * handle.sigma(site, handle.value(site))).squeeze(1)

@@ -8,8 +8,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.reparam.attachment import Site
 from unbackdoor.reparam.frozen_norm import freeze_norms
-from unbackdoor.reparam.site import Probe, Reparametrisation, Site, drop_head
+from unbackdoor.reparam.site import Reparametrisation, drop_head
+from unbackdoor.reparam.tracing import Probe
 
 __all__ = ["WeightMask"]
 
@@ -37,6 +39,7 @@ class WeightMask(Reparametrisation):
             name: torch.ones_like(site.weight, requires_grad=True, memory_format=torch.preserve_format)
             for name, site in self.sites.items()
         }
+        self._check_seen(probe)
 
     def effective(self, site: Site, value: Tensor) -> Tensor:
         """``m W``."""

@@ -19,7 +19,7 @@ from unbackdoor.errors import BadOption, UnsupportedModel
 from unbackdoor.finetune import finetune
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.reparam import FullWeights, NeuronMask
-from unbackdoor.reparam.site import Probe
+from unbackdoor.reparam.tracing import Probe
 from unbackdoor.schedule import Schedule
 from unbackdoor.task import Batch, Task
 
