@@ -83,6 +83,8 @@ def _described_zip(path: Path, archive: zipfile.ZipFile, allowed: Allowed) -> De
     entries = {entry.filename: entry for entry in archive.infolist()}
     if len(entries) < len(archive.infolist()):
         raise Odd("two entries of the archive have one name")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+        raise Odd("its entries are compressed, which torch.save never does")
     (name,) = [name for name in entries if name.split("/", 1)[-1] == "data.pkl"]
     folder = name.removesuffix("data.pkl")
     found = describe(

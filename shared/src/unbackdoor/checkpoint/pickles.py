@@ -16,7 +16,8 @@ from torch._utils import IMPORT_MAPPING, NAME_MAPPING
 
 __all__ = ["Description", "Made", "Odd", "TooMuch", "check_hashable", "describe"]
 
-_STEPS = 20_000_000
+_STEPS = 5_000_000
+_MARKS = 10_000
 _DEPTH = 100
 _SIZE = 1_000_000
 
@@ -147,6 +148,8 @@ class _Machine:
             raise Odd(f"it was pickled with protocol {version}, where files of weights have 2")
 
     def mark(self, _: Any) -> None:
+        if len(self.marks) > _MARKS:
+            raise TooMuch("it begins more things than it ends")
         self.marks.append(self.stack)
         self.stack = []
 
