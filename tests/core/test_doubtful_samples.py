@@ -53,7 +53,7 @@ def test_mislabelled_samples_are_left_out_on_request(victim):
     """Fine-tuning sees exactly what it would see if they had never been there."""
     clean, wrong = mislabel(victim, 5)
     kept = torch.ones(len(clean), dtype=torch.bool)
-    kept[doubtful(standing(victim.model, clean, TASK).scores)] = False
+    kept[doubtful(standing(victim.model, clean, TASK))] = False
     assert not kept[wrong].any()
     tuned, report = unbackdoor.purify(victim.model, clean, task=TASK, method="ft", steps=3, drop_doubtful=True)
     alone, _ = unbackdoor.purify(victim.model, clean[kept], task=TASK, method="ft", steps=3)
@@ -63,7 +63,7 @@ def test_mislabelled_samples_are_left_out_on_request(victim):
 
 def test_labels_in_another_order_are_told(victim):
     classes = int(victim.clean.targets.max()) + 1
-    with pytest.raises(PreflightFailed, match="order of the classes"):
+    with pytest.raises(PreflightFailed, match="right on 150 if the classes are in another order"):
         told(victim.model, Batch(victim.clean.inputs, (victim.clean.targets + 1) % classes))
 
 

@@ -276,14 +276,14 @@ class Purifier(Configured, ABC):
 
     def _preflight(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> tuple[CleanSet, Standing]:
         given = standing(model, clean.samples, task)
-        reason = misfit(given, clean.samples, labelled="classes" in self.needs)
+        reason = misfit(given, model, clean.samples, task, labelled="classes" in self.needs)
         if reason is not None:
             run.stop(reason, PreflightFailed)
             return clean, given
-        found = doubtful(given.scores)
+        found = doubtful(given)
         if not found:
             return clean, given
-        run.notice(doubt(found, clean.samples, dropped=self.drop_doubtful))
+        run.notice(doubt(found, given, clean.samples, dropped=self.drop_doubtful))
         if not self.drop_doubtful:
             return clean, given
         kept = torch.ones(len(clean), dtype=torch.bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unbackdoor.tree import Tree, first_dim, tree_map
 
-__all__ = ["Batch", "Blind", "Disturber", "Losses", "Meter", "Task"]
+__all__ = ["Batch", "Blind", "Disturber", "Losses", "Meter", "Reading", "Task"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +63,10 @@ def _picked(names: tuple[str, ...], index: Tensor | slice) -> tuple[str, ...]:
         return names[index]
     places = index.nonzero().flatten() if index.dtype is torch.bool else index.reshape(-1)
     return tuple(names[place] for place in places.tolist())
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
 
 
 class Meter(Protocol):
@@ -117,6 +121,23 @@ class Disturber(Protocol):
 
     def findings(self) -> list[str]:
         """What a user should know of what was found, for the report."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Another way in which the same samples could be meant, tried before a purification (`unbackdoor.preflight`).
+
+    Attributes:
+        advice: What to give so that they are read so, as it would be typed: ``"--mean 0.5 --std 0.5 (MNIST's)"``.
+        task: Reads the samples.
+        change: What else must be done to them; nothing by default.
+        rare: Whether it is tried only where the model hardly fits the samples as they are read.
+    """
+
+    advice: str
+    task: Task
+    change: Callable[[Batch], Batch] = _as_it_is
+    rare: bool = False
 
 
 class Task(ABC):
@@ -275,6 +296,14 @@ class Task(ABC):
             that whether a model is at chance is not asked.
         """
         return None
+
+    def readings(self, clean: Batch) -> Iterable[Reading]:
+        """Other usual ways to read the samples, the likelier first; none by default.
+
+        Args:
+            clean: Some of the clean samples, as they are read now.
+        """
+        return ()
 
     def samples_per_class(self, targets: Tree) -> float:
         """``n_c`` of Eq. (9) of NFT: mean number of samples in a class that occurs."""

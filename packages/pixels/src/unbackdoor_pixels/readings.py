@@ -51,53 +51,53 @@ def pixel_readings(task: PixelTask, clean: Batch) -> Iterator[Reading]:
     usual = [(name, pair) for name, pair in NORMALISATIONS.items() if len(pair[0]) == channels]
     others = [_normalised(task, pair, name) for name, pair in usual if pair != (task.mean, task.std)]
     if task.mean is not None:
-        others.insert(0, Reading("no --mean and --std", replace(task, mean=None, std=None)))
-    yield from others
+        others.insert(0, ("no --mean and --std", replace(task, mean=None, std=None)))
+    yield from (Reading(*one) for one in others)
     if channels == 3:
-        yield replace(_swapped(task), advice="--task-option bgr=" + str(not task.bgr).lower())
-        for other in others:
-            swapped = _swapped(other.task)
-            yield replace(swapped, advice=f"--task-option bgr={str(not task.bgr).lower()} and {other.advice}")
-    if pixels.is_floating_point() and not -_SLACK <= float(pixels.amin()) <= float(pixels.amax()) <= 1 + _SLACK:
+        flag = f"--task-option bgr={str(not task.bgr).lower()}"
+        yield Reading(flag, replace(task, bgr=not task.bgr))
+        for advice, other in others:
+            yield Reading(f"{flag} {advice}", replace(other, bgr=not task.bgr), rare=True)
+    if pixels.is_floating_point() and not _within(pixels, 1):
         yield from _undone(task, pixels, usual)
-    for new in _SIDES:
-        if new != side:
-            for other in [Reading("", task), *[o for o in others if "ImageNet's (" in o.advice or "no --" in o.advice]]:
-                advice = f"--size {new}" + (f" and {other.advice}" if other.advice else "")
-                yield Reading(advice, other.task, _resize(new), rare=True)
+    likely = [one for one in others if one[0].startswith("no ") or "(ImageNet's)" in one[0]]
+    for new in (new for new in _SIDES if new != side):
+        yield Reading(f"--size {new}", task, _resized(new), rare=True)
+        for advice, other in likely:
+            yield Reading(f"--size {new} {advice}", other, _resized(new), rare=True)
 
 
-def _swapped(task: object) -> Reading:
-    assert isinstance(task, object)
-    return Reading("", replace(task, bgr=not task.bgr), rare=True)  # type: ignore[type-var,attr-defined]
-
-
-def _normalised(task: PixelTask, pair: Pair, name: str) -> Reading:
+def _normalised(task: PixelTask, pair: Pair, name: str) -> tuple[str, PixelTask]:
     mean, std = (",".join(f"{value:.4f}" for value in values) for values in pair)
-    return Reading(f"--mean {mean} --std {std} ({name})", replace(task, mean=pair[0], std=pair[1]))
+    return f"--mean {mean} --std {std} ({name})", replace(task, mean=pair[0], std=pair[1])
 
 
 def _undone(task: PixelTask, pixels: Tensor, usual: list[tuple[str, Pair]]) -> Iterator[Reading]:
-    """For pixels that are no longer in [0, 1]."""
-    low, high = pixels.amin().item(), pixels.amax().item()
-    plain = replace(task, mean=None, std=None)
-    if low >= 0 and 1 < high <= 255:
+    """For floats beyond 0..1: pixels in 0..255, or normalised before they were given."""
+    if _within(pixels, 255):
         change = _on(lambda t: t / 255)
-        yield Reading("pixels divided by 255, or saved as uint8", task, change)
+        yield Reading("pixels divided by 255", task, change)
         for name, pair in usual:
-            yield replace(_normalised(task, pair, name), change=change)
+            advice, made = _normalised(task, pair, name)
+            yield Reading(f"pixels divided by 255 and {advice}", made, change)
+    plain = replace(task, mean=None, std=None)
     for name, (mean, std) in usual:
-        back = _on(_linear(mean, std))
-        restored = pixels * _column(std, pixels) + _column(mean, pixels)
-        if -_SLACK <= float(restored.amin()) <= float(restored.amax()) <= 1 + _SLACK:
-            yield Reading(f"pixels as they were before they were normalised ({name})", plain, back)
-            for other, pair in usual:
-                if other != name:
-                    made = _normalised(task, pair, other)
-                    yield replace(made, advice=f"pixels as they were before ({name}) and {made.advice}", change=back)
+        if not _within(pixels * _column(std, pixels) + _column(mean, pixels), 1):
+            continue
+        back = _on(_restored(mean, std))
+        before = f"pixels as they were before they were normalised (with {name})"
+        yield Reading(before, plain, back)
+        for other, pair in usual:
+            if other != name:
+                advice, made = _normalised(task, pair, other)
+                yield Reading(f"{before} and {advice}", made, back)
 
 
-def _linear(mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Tensor], Tensor]:
+def _within(pixels: Tensor, top: float) -> bool:
+    return -_SLACK * top <= float(pixels.amin()) <= float(pixels.amax()) <= (1 + _SLACK) * top
+
+
+def _restored(mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Tensor], Tensor]:
     return lambda t: (t * _column(std, t) + _column(mean, t)).clamp(0, 1)
 
 
@@ -109,11 +109,11 @@ def _on(change: Callable[[Tensor], Tensor]) -> Callable[[Batch], Batch]:
     return lambda batch: replace(batch, inputs=change(batch.inputs))
 
 
-def _resize(side: int) -> Callable[[Batch], Batch]:
-    def resized(pixels: Tensor) -> Tensor:
+def _resized(side: int) -> Callable[[Batch], Batch]:
+    def sized(pixels: Tensor) -> Tensor:
         flat = pixels.reshape(-1, *pixels.shape[-3:])
         made = interpolate(flat.float(), (side, side), mode="bilinear", antialias=True)
         made = made.reshape(*pixels.shape[:-2], side, side)
         return made.to(pixels) if pixels.is_floating_point() else made.round().clamp(0, 255).to(pixels.dtype)
 
-    return _on(resized)
+    return _on(sized)

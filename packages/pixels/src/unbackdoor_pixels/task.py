@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from unbackdoor.classes import pick_logits
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.mixing import mix_up
-from unbackdoor.task import Batch, Disturber, Task
+from unbackdoor.task import Batch, Disturber, Reading, Task
 from unbackdoor.tree import Tree
 from unbackdoor_pixels.disturbance import disturbance, lay_over
 from unbackdoor_pixels.geometry import random_geometry
+from unbackdoor_pixels.readings import pixel_readings
 from unbackdoor_pixels.sought import SoughtPatches
 from unbackdoor_pixels.values import as_floats, check_images
 
@@ -40,6 +42,8 @@ class PixelTask(Task):
         beyond: Whether rectangles may reach over the border, so that every pixel is covered equally often.
         searched: Passes of a search, every 80 batches, for the rectangles that cost the tuned model most, of which half
             of those that are put in are then taken (`unbackdoor_pixels.sought`); 0: none is sought.
+        bgr: Whether the model takes the channels as blue, green, red, as OpenCV reads them; ``mean`` and ``std`` are
+            then in that order too.
     """
 
     mean: tuple[float, ...] | None = None
@@ -50,6 +54,7 @@ class PixelTask(Task):
     disturbed: float = 0.2
     beyond: bool = True
     searched: int = 16
+    bgr: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a mean without std, zero std and negative shifts."""
@@ -59,6 +64,16 @@ class PixelTask(Task):
                 object.__setattr__(self, name, tuple(float(value) for value in values))
         if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
             raise BadOption(f"mean is {self.mean} and std is {self.std}; give both, a value for each channel, or none.")
+        if self.mean is not None and not all(0 <= value <= 1 for value in self.mean):
+            scaled = ",".join(f"{value / 255:.4g}" for value in self.mean)
+            raise BadOption(
+                f"mean is {self.mean}, but pixels are read in 0..1, so every value must lie there; for a mean of "
+                f"pixels in 0..255 give {scaled}, and std divided by 255 too."
+            )
+        if self.std is not None and max(self.std) > 1:
+            raise BadOption(
+                f"std is {self.std}, but pixels are read in 0..1, whose deviation is at most 1: divide by 255."
+            )
         if self.std is not None and min(self.std) <= 0:
             raise BadOption(f"std is {self.std}; every value must be above 0.")
         if self.crop is not None and self.crop < 0:
@@ -79,6 +94,8 @@ class PixelTask(Task):
         parameter = next(model.parameters(), None)
         dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
         given = as_floats(self.pixels(inputs), dtype)
+        if self.bgr:
+            given = given.flip(-3)
         if self.mean is not None and self.std is not None:
             if len(self.mean) != given.shape[-3]:
                 raise BadData(f"inputs have {given.shape[-3]} channels, but mean and std have {len(self.mean)} values.")
@@ -153,6 +170,10 @@ class PixelTask(Task):
     def perturbable(self, inputs: Tree) -> Tensor:
         """The pixels as floats in [0, 1]."""
         return as_floats(self.pixels(inputs))
+
+    def readings(self, clean: Batch) -> Iterable[Reading]:
+        """See `unbackdoor_pixels.readings`."""
+        return pixel_readings(self, clean)
 
     def inspect(self, clean: Batch, outputs: Tree) -> list[str]:
         """What the labels' side says; then a notice on pixels beyond [0, 1]."""
