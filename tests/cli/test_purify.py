@@ -38,13 +38,13 @@ def test_purified_weights_have_the_same_names_shapes_and_types(call, victim, fol
 
 def test_purify_writes_a_report_that_reads_back(call, victim, folder):
     call("purify", victim, "--method", "nft", "--steps", 5, "--lr", "0.25", "--seed", 4, "--out", "p.safetensors")
-    report = Report.from_json((folder / "report.json").read_text())
+    report = Report.from_json((folder / "p.report.json").read_text())
     assert (report.method, report.seed, report.options["steps"], report.options["lr"]) == ("nft", 4, 5, 0.25)
 
 
 def test_purify_takes_a_preset_and_overrides_it(call, victim, folder):
     call("purify", victim, "--method", "ft", "--preset", "paper", "--steps", 2, "--out", "p.safetensors")
-    options = json.loads((folder / "report.json").read_text())["options"]
+    options = json.loads((folder / "p.report.json").read_text())["options"]
     assert (options["steps"], options["schedule"]) == (2, "constant")
 
 
@@ -54,7 +54,7 @@ def test_purify_of_any_checkpoint_says_that_asr_is_unverified(call, victim, samp
     result = call("purify", "theirs.pt", *words, "--out", "out/p.safetensors")
     assert result.code == 0, result.err
     assert "ASR unverified: no trigger given" in result.out
-    assert (folder / "out" / "report.json").is_file()
+    assert (folder / "out" / "p.report.json").is_file()
     payload = call("purify", "theirs.pt", *words, "--out", "again/p.safetensors", "--json").json
     assert payload["asr"] == "ASR unverified: no trigger given"
     assert list(payload["before"]) == ["accuracy"]
@@ -89,7 +89,7 @@ def test_purify_refuses_a_pickle(call, samples, folder):
     assert "could run code" in call("purify", "bad.pt", *words).error
 
 
-@pytest.mark.parametrize("name", ["p.safetensors", "report.json"])
+@pytest.mark.parametrize("name", ["p.safetensors", "p.report.json"])
 def test_purify_overwrites_nothing_without_force(call, victim, folder, monkeypatch, name):
     (folder / name).write_text("mine")
     words = ["purify", victim, "--method", "ft", "--steps", 2, "--out", "p.safetensors"]
@@ -105,11 +105,11 @@ def test_purify_takes_another_name_for_the_report(call, victim, folder):
     words = ["purify", victim, "--method", "ft", "--steps", 2, "--out", "p.safetensors", "--report", "evidence.json"]
     assert call(*words).code == 0
     assert (folder / "evidence.json").is_file()
-    assert not (folder / "report.json").exists()
+    assert not (folder / "p.report.json").exists()
 
 
-def test_purify_writes_safetensors_only(call, victim):
-    assert "must end in .safetensors" in call("purify", victim, "--out", "p.pt").error
+def test_purify_writes_files_of_weights_only(call, victim):
+    assert "must end in .safetensors" in call("purify", victim, "--out", "p.txt").error
 
 
 def test_purify_with_the_same_seed_gives_the_same_bits(call, victim, folder):

@@ -15,7 +15,7 @@ def test_train_like_a_victim_measures_the_attack(call, victim, folder):
     assert payload["asr"] == "measured"
     assert list(payload["figures"]) == ["accuracy", "asr", "lcr"]
     assert list(load_file(folder / "d.safetensors")) == list(load_file(victim / "model.safetensors"))
-    assert json.loads((folder / "report.json").read_text())["method"] == "cbd"
+    assert json.loads((folder / "d.report.json").read_text())["method"] == "cbd"
     assert "exists" in call(*words).error
 
 

@@ -55,7 +55,7 @@ def test_function_of_the_user_is_found_in_the_current_directory(tmp_path, monkey
     )
     monkeypatch.chdir(tmp_path)
     assert build("my_lines_of_a_core_test:made", num_classes=3, seed=0, options={}).weight.shape == (3, 2)
-    with pytest.raises(UnknownName, match="Did you mean made"):
+    with pytest.raises(UnknownName, match="Did you mean 'made'"):
         build("my_lines_of_a_core_test:mad", num_classes=3, seed=0, options={})
 
 
@@ -69,8 +69,10 @@ def test_function_whose_module_lacks_a_package_says_which(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("lien", "Did you mean 'line'.* Also: lib:NAME, or my_module:function for your own"),
-        ("lib:lines", "no library model 'lines'. Did you mean line"),
+        ("lien", "Also: lib:NAME, or my_module:function for your own. Did you mean 'line'"),
+        ("lib:lines", "no lib model 'lib:lines'. Did you mean 'lib:line'"),
+        ("curve", "Did you mean 'lib:curve'"),
+        ("lob:curve", "no module 'lob' .* Did you mean 'lib:curve'"),
         ("no_such_module_anywhere:made", "no module 'no_such_module_anywhere'.* or use lib:NAME"),
     ],
 )

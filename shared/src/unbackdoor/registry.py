@@ -36,6 +36,7 @@ __all__ = [
     "kit",
     "method",
     "method_names",
+    "package_of",
     "task_names",
     "unknown",
 ]
@@ -233,6 +234,12 @@ def kit(name: str) -> TaskKit:
     loaded: TaskKit = _loaded(plugins[name], "task", TaskKit, "unbackdoor.kit.TaskKit")
     others = _further_attacks(name, loaded.attacks)
     return replace(loaded, attacks=_Attacks(loaded.attacks, others)) if others else loaded
+
+
+def package_of(task: str) -> tuple[str, str] | None:
+    """Name and version of the installed package that offers the task; None where it does not say."""
+    point = _plugins(_TASKS).get(task)
+    return (point.dist.name, point.dist.version) if point is not None and point.dist else None
 
 
 def as_method(given: Any, preset: str | None = None, options: Mapping[str, Any] | None = None) -> Purifier:

@@ -100,6 +100,8 @@ def test_torchvision_and_timm_models_are_built_without_weights() -> None:
         ("timm:vit_tinny_patch16_224", "vit_tiny_patch16_224"),
         ("no_such_module:build", "no module 'no_such_module'"),
         ("resnet18", "torchvision:NAME"),
+        ("resnet18", "Did you mean 'torchvision:resnet18'"),
+        ("torchvison:resnet18", "Did you mean 'torchvision:resnet18'"),
     ],
 )
 def test_unknown_names_come_with_a_hint(name: str, words: str) -> None:
@@ -124,5 +126,5 @@ def test_own_code_is_found_in_the_current_directory(tmp_path: Path, monkeypatch:
     assert model(torch.rand(1, 2, 1, 1)).shape == (1, 6)
     with pytest.raises(UnsupportedModel, match="returned a int"):
         build("my_networks_of_a_test:wrong", 6)
-    with pytest.raises(UnknownName, match="Did you mean build"):
+    with pytest.raises(UnknownName, match="Did you mean 'build'"):
         build("my_networks_of_a_test:biuld", 6)

@@ -44,7 +44,7 @@ class Row:
         before: Headline, ``asr`` and ``lcr`` of the victim, percent (other metrics of the task too).
         after: The same after the method, over the seeds; empty where every seed failed.
         seeds: That were measured.
-        problems: What was refused or failed, in words.
+        problems: What was refused or failed, or would have been refused outside a benchmark, in words.
         numbers: ``seconds``, ``steps``, ``peak_mib``, ``trainable``, over the seeds, where they are known.
         selection: By what the method chose its strength.
         oracle: Headline and ``asr`` of the oracle's choice; None where it was off or nothing was within its budget.
@@ -95,6 +95,7 @@ def _row(
 ) -> Row:
     done = [content for _, content in group if content["status"] == DONE]
     problems = [f"seed {cell.seed} {c['status']}: {c['error']}" for cell, c in group if c["status"] != DONE]
+    problems += [f"seed {cell.seed} not fit for use: {why}" for cell, c in group for why in c.get("overruled", ())]
     if not done:
         return Row(victim=victim, label=label, metric=metric, before=before, problems=tuple(problems))
     columns = {

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,23 @@ from typing import Any
 import torch
 
 import unbackdoor
-from unbackdoor.errors import BadOption, UnbackdoorError
+from unbackdoor.errors import BadOption, FileRefused, NonFinite, ResultRefused, UnbackdoorError
 from unbackdoor.evaluate import evaluate
 from unbackdoor.measure import clean_metrics
 from unbackdoor.purifier import Progress
+from unbackdoor.reading import limited, limits
 from unbackdoor.registry import method as method_of
 from unbackdoor.report import Report, versions
 from unbackdoor.scene import Scene, open_victim
 from unbackdoor.task import Batch, Task
 from unbackdoor.tree import leaves
 from unbackdoor_bench.cells import NONE, Cell
+from unbackdoor_bench.engines import Engine, Job
 from unbackdoor_bench.memory import peak_of_process
 from unbackdoor_bench.oracle import Oracle
 from unbackdoor_bench.store import DONE, FAILED, REFUSED, Store
 
-__all__ = ["draw_clean", "measure", "steps_of"]
+__all__ = ["Limited", "draw_clean", "measure", "steps_of"]
 
 Tell = Callable[[int, int], None]
 _BETWEEN_BEATS = 0.5
@@ -38,8 +41,9 @@ _BETWEEN_BEATS = 0.5
 def measure(cell: Cell, folder: str, tell: Tell | None = None) -> None:
     """Run ``cell`` and keep its result in the store at ``folder``.
 
-    What goes wrong is kept too: ``"refused"`` where the library said no, ``"failed"`` where it broke; failed cells run
-    again the next time.
+    What goes wrong is kept too: ``"refused"`` where the library said no (``"worked"``: after the work, since what came
+    out cannot be used), ``"failed"`` where it broke; failed cells run again the next time. A result that a user would
+    not get without asking for it is kept with ``"overruled"``: why.
 
     Args:
         cell: What to measure.
@@ -52,7 +56,8 @@ def measure(cell: Cell, folder: str, tell: Tell | None = None) -> None:
     try:
         content = _measured(cell, tell or _Beats(store, cell))
     except UnbackdoorError as error:
-        content = {"status": REFUSED, "error": f"{type(error).__name__}: {error}"}
+        worked = isinstance(error, ResultRefused | NonFinite)
+        content = {"status": REFUSED, "error": str(error), "kind": type(error).__name__, "worked": worked}
     except Exception as error:  # noqa: BLE001 - one broken cell must not stop the others; it is kept by name
         content = {"status": FAILED, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     names = {"victim": cell.victim, "label": cell.label, "method": cell.method, "seed": cell.seed}
@@ -60,7 +65,7 @@ def measure(cell: Cell, folder: str, tell: Tell | None = None) -> None:
 
 
 def _measured(cell: Cell, tell: Tell) -> dict[str, Any]:
-    scene = _scene(cell.folder, cell.data_path, cell.device)
+    scene = _scene(cell.folder, cell.victim_hash, cell.data_path, cell.device, trust=cell.trust)
     victim, task, test = scene.victim, scene.task, scene.data.test
     card = victim.card
     content: dict[str, Any] = {
@@ -93,6 +98,7 @@ def _measured(cell: Cell, tell: Tell) -> dict[str, Any]:
     cuda = report.peak_bytes is not None
     return content | {
         "figures": figures,
+        "overruled": list(report.overruled),
         "seconds": report.seconds - (0.0 if oracle is None else oracle.seconds),
         "steps": steps_of(report.log),
         "peak_bytes": report.peak_bytes if cuda else None if oracle is not None else peak.bytes,
@@ -105,10 +111,33 @@ def _measured(cell: Cell, tell: Tell) -> dict[str, Any]:
     }
 
 
+class Limited:
+    """An engine whose calls read files within the limits that hold where this is made; other processes know none."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.limits = engine, asdict(limits())
+
+    def submit(self, work: Callable[..., None], *arguments: Any) -> Job:
+        """See `Engine`."""
+        return self.engine.submit(_within, self.limits, work, *arguments)
+
+    def close(self, *, cancel: bool) -> None:
+        """See `Engine`."""
+        self.engine.close(cancel=cancel)
+
+
+def _within(allowed: Mapping[str, int], work: Callable[..., None], *arguments: Any) -> None:
+    with limited(**allowed):
+        work(*arguments)
+
+
 @lru_cache(maxsize=1)
-def _scene(folder: str, data_path: str | None, device: str) -> Scene:
+def _scene(folder: str, digest: str, data_path: str | None, device: str, *, trust: bool) -> Scene:
     """One victim at a time in memory; cells come victim by victim, and none of them changes it."""
-    return open_victim(Path(folder), data_path=data_path, device=device)
+    scene = open_victim(Path(folder), data_path=data_path, device=device, trust=trust)
+    if scene.victim.card.digest != digest:
+        raise FileRefused(f"{folder} holds another victim than when the comparison began; start it again.")
+    return scene
 
 
 def draw_clean(clean: Batch, task: Task, count: int | None, seed: int) -> tuple[Batch, str]:

@@ -8,12 +8,17 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "Anyway",
     "Checkpoint",
+    "Classes",
     "DataOptions",
     "DataPath",
     "Device",
+    "Entry",
     "Force",
     "Json",
+    "Limits",
+    "MaxLoss",
     "Mean",
     "Model",
     "ModelOptions",
@@ -23,6 +28,7 @@ __all__ = [
     "Std",
     "Task",
     "TaskOptions",
+    "Trust",
     "UserData",
     "Verbose",
 ]
@@ -62,13 +68,33 @@ UserData = Annotated[
     Path | None,
     typer.Option(
         metavar="PATH",
-        help="Your labelled clean samples: a folder of class folders, or a file that the task package reads.",
+        help="Your labelled clean samples: a folder with one folder for each class, or a file of samples and labels.",
         rich_help_panel=_MODEL,
     ),
 ]
 DataPath = Annotated[
     Path | None,
-    typer.Option(metavar="PATH", help="Where a victim's data set lies, if not where it was.", rich_help_panel=_MODEL),
+    typer.Option(
+        metavar="PATH",
+        help="Where the data set of a victim (a folder that `unbackdoor attack` made) lies, if not where it was.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="You made this victim or trust whoever did: its card may name your own code and files outside its folder.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Entry = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which entry of the checkpoint holds the weights, where several do, such as state_dict or model_ema.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 ModelOptions = Annotated[
     list[str] | None,
@@ -84,13 +110,63 @@ TaskOptions = Annotated[
 ]
 Size = Annotated[
     str | None,
-    typer.Option(metavar="N", help="Short for --data-option size=N.", rich_help_panel=_MODEL),
+    typer.Option(
+        metavar="N",
+        help="Height and width in pixels that samples are read in. Short for --data-option size=N.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C",
+        help="Names of all classes in the order of the model's outputs, those without samples too. Short for "
+        "--data-option classes=A,B,C.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 Mean = Annotated[
     str | None,
-    typer.Option(metavar="A,B,C", help="Short for --task-option mean=A,B,C.", rich_help_panel=_MODEL),
+    typer.Option(
+        metavar="A,B,C",
+        help="Mean of each channel, for pixels from 0 to 1, that the model expects to be taken off its inputs: the "
+        "first numbers of Normalize(...) in the code that trained it, or mean in its config. ImageNet: "
+        "0.485,0.456,0.406. Leave it out where the model normalises by itself. Short for --task-option mean=A,B,C.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 Std = Annotated[
     str | None,
-    typer.Option(metavar="A,B,C", help="Short for --task-option std=A,B,C.", rich_help_panel=_MODEL),
+    typer.Option(
+        metavar="A,B,C",
+        help="What it then expects them to be divided by: the second numbers of Normalize(...), or std in its config. "
+        "ImageNet: 0.229,0.224,0.225. Short for --task-option std=A,B,C.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="What a file may ask for before it is refused: memory (bytes), ratio (of packed files), pixels (of an "
+        "image), frames (of a video), classes, text (bytes); repeat.",
+        rich_help_panel=_HOW,
+    ),
+]
+Anyway = Annotated[
+    bool,
+    typer.Option(
+        "--anyway",
+        help="Go on where the checks before and after the work would stop; the report then says what spoke against it.",
+        rich_help_panel=_HOW,
+    ),
+]
+MaxLoss = Annotated[
+    float | None,
+    typer.Option(
+        metavar="POINTS",
+        min=0,
+        help=r"Accuracy on the clean samples that the result may have lost; more is refused. \[default: 20]",
+        rich_help_panel=_HOW,
+    ),
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from unbackdoor_bench.runner import Beat
     from unbackdoor_bench.summary import Row
 
-__all__ = ["bars", "needed", "of_words", "shown"]
+__all__ = ["bars", "exit_code", "needed", "of_words", "shown"]
 
 _WIDE = 170
 """Columns of a terminal in which the whole table has room."""
@@ -76,13 +76,13 @@ def of_words(
 def bars(output: Output, total: int) -> Iterator[Callable[[Beat], None]]:
     """A bar for each cell that runs and one for all, or a line for each cell that ended where nobody watches."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=output.err, transient=True, disable=not output.lively) as progress:
-        whole = progress.add_task("[bold]cells[/]", total=total)
+        whole = progress.add_task("cells", total=total)
         lines: dict[str, Any] = {}
         ended = 0
 
@@ -108,6 +108,29 @@ def bars(output: Output, total: int) -> Iterator[Callable[[Beat], None]]:
         yield tell
 
 
+def exit_code(statuses: Sequence[tuple[str, bool, bool]], *, anyway: bool) -> int:
+    """What a comparison ends with: 1 where something broke, 2 or 3 where nothing that was asked for came out.
+
+    Args:
+        statuses: Of each cell that was asked for: its status, whether it was refused after the work, and whether a
+            user would not have got its result without asking for it anyway.
+        anyway: Whether such results were asked for.
+    """
+    if any(status == "failed" for status, _, _ in statuses):
+        return 1
+    bad = [status == "refused" or (overruled and not anyway) for status, _, overruled in statuses]
+    if not statuses or not all(bad):
+        return 0
+    return 3 if any(worked or overruled for _, worked, overruled in statuses) else 2
+
+
+def _problems(rows: Iterable[Row]) -> list[Text]:
+    """Under the table of a victim: which cells have no result, or none to be used, and why."""
+    return [
+        Text.assemble((f"{row.label}, ", "red"), problem) for row in rows for problem in dict.fromkeys(row.problems)
+    ]
+
+
 def shown(rows: Sequence[Row], width: int) -> list[Any]:
     """The table of each victim: all columns where the terminal has room, else the first things to know."""
     from unbackdoor_bench.tables import columns, legend, values
@@ -121,15 +144,16 @@ def shown(rows: Sequence[Row], width: int) -> list[Any]:
     ]
     found: list[Any] = []
     for victim, group in groupby(rows, key=lambda row: row.victim):
+        listed = list(group)
         table = Table(box=box.SIMPLE_HEAD)
         for place, number in enumerate(kept):
             table.add_column(names[number], justify="left" if place == 0 else "right", no_wrap=place > 0)
-        for row in group:
+        for row in listed:
             cells = [Text(text) for text in values(row, oracle=oracle)]
             if not row.after:
-                cells[1] = Text("refused or failed, see the notes")
+                cells[1] = Text("see below", style="red")
             table.add_row(*(cells[number] for number in kept), end_section=row.label == "none")
-        found += [Text(victim, style="bold"), table]
+        found += [Text(victim, style="bold"), table, *_problems(listed)]
     told = legend([names[number] for number in kept])
     hidden = [name for number, name in enumerate(names) if number not in kept]
     if hidden:

@@ -11,7 +11,7 @@ from typing import Any
 
 from unbackdoor_cli import flags
 
-__all__ = ["Named", "names_a_subject"]
+__all__ = ["Named", "names_a_subject", "reads_files"]
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,16 @@ class Named:
     data_options: Sequence[str] = ()
     task_options: Sequence[str] = ()
     size: str | None = None
+    classes: str | None = None
     mean: str | None = None
     std: str | None = None
+    entry: str | None = None
     device: str = "auto"
+    trust: bool = False
 
     def short_forms(self) -> tuple[list[str], list[str]]:
         """Data options and task options with the short flags spelt out."""
-        data = [f"size={self.size}"] if self.size else []
+        data = [f"{name}={value}" for name, value in (("size", self.size), ("classes", self.classes)) if value]
         task = [f"{name}={value}" for name, value in (("mean", self.mean), ("std", self.std)) if value]
         return [*self.data_options, *data], [*self.task_options, *task]
 
@@ -53,7 +56,29 @@ def names_a_subject(command: Callable[..., None]) -> Callable[..., None]:
         words = {name: given.pop(name) for name in shared}
         command(named=_named(**words), **given)
 
-    del run.__wrapped__
+    return _taking(run, taken)
+
+
+def reads_files(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command`` the flag ``--limit``, which holds for everything that it reads."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())
+    limit = inspect.Parameter("limit", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=flags.Limits)
+    place = next((at for at, parameter in enumerate(own) if parameter.name == "json"), len(own))
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        from unbackdoor.reading import limited
+        from unbackdoor_cli.options import limits, pairs
+
+        with limited(**limits(pairs(given.pop("limit"), "--limit", "pixels=500000000"))):
+            command(**given)
+
+    return _taking(run, [*own[:place], limit, *own[place:]])
+
+
+def _taking(run: Callable[..., None], taken: Sequence[inspect.Parameter]) -> Callable[..., None]:
+    """``run`` with a signature that the library of the command line reads its flags from."""
+    del run.__wrapped__  # type: ignore[attr-defined]
     signature = inspect.Signature([parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in taken])
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in taken}
@@ -69,14 +94,17 @@ def _named(
     data: flags.UserData = None,
     data_option: flags.DataOptions = None,
     size: flags.Size = None,
+    classes: flags.Classes = None,
     mean: flags.Mean = None,
     std: flags.Std = None,
+    entry: flags.Entry = None,
     task_option: flags.TaskOptions = None,
     data_path: flags.DataPath = None,
+    trust: flags.Trust = False,
     device: flags.Device = "auto",
 ) -> Named:
     return Named(
         source=checkpoint, task=task, model=model, num_classes=num_classes, data=data, data_path=data_path,
         model_options=model_option or (), data_options=data_option or (), task_options=task_option or (),
-        size=size, mean=mean, std=std, device=device,
+        size=size, classes=classes, mean=mean, std=std, entry=entry, device=device, trust=trust,
     )  # fmt: skip

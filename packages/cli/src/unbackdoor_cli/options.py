@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,8 +10,9 @@ from dataclasses import fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from unbackdoor.errors import BadOption
+from unbackdoor.spelling import near
 
-__all__ = ["convert", "hyper_parameters", "literal", "pairs", "typed"]
+__all__ = ["convert", "hyper_parameters", "limits", "literal", "pairs", "takes", "typed"]
 
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _PLAIN: dict[type, str] = {int: "a whole number", float: "a number", str: "text"}
@@ -57,8 +57,13 @@ def convert(text: str, wanted: Any, name: str) -> Any:
     return literal(text)
 
 
-def pairs(given: Iterable[str] | None, flag: str) -> dict[str, str]:
+def pairs(given: Iterable[str] | None, flag: str, example: str = "size=32") -> dict[str, str]:
     """``K=V`` words as a mapping.
+
+    Args:
+        given: Words of the command line.
+        flag: Before each of them.
+        example: For the message.
 
     Raises:
         BadOption: A word has no ``=``, or a name comes twice.
@@ -68,25 +73,57 @@ def pairs(given: Iterable[str] | None, flag: str) -> dict[str, str]:
         name, equals, value = word.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not name.isidentifier():
-            raise BadOption(f"{flag} {word!r} is not of the form NAME=VALUE, such as {flag} size=32.")
+            raise BadOption(f"{flag} {word!r} is not of the form NAME=VALUE, such as {flag} {example}.")
         if name in found:
             raise BadOption(f"{flag} {name} is given twice; give it once.")
         found[name] = value
     return found
 
 
-def typed(owner: Callable[..., Any], given: Mapping[str, str], flag: str) -> dict[str, Any]:
+def limits(given: Mapping[str, str]) -> dict[str, int]:
+    """Values of ``--limit`` as whole numbers; `unbackdoor.reading.limited` knows their names.
+
+    Raises:
+        BadOption: One is no whole number.
+    """
+    return {name: convert(text, int, f"--limit {name}") for name, text in given.items()}
+
+
+def takes(owner: Callable[..., Any]) -> list[str]:
+    """Names of the options that can be given to ``owner`` on a command line."""
+    found = inspect.signature(owner).parameters
+    return [
+        name
+        for name, p in found.items()
+        if p.kind is p.KEYWORD_ONLY or (p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty)
+    ]
+
+
+def typed(
+    owner: Callable[..., Any],
+    given: Mapping[str, str],
+    flag: str,
+    elsewhere: Mapping[str, Callable[..., Any]] | None = None,
+) -> dict[str, Any]:
     """``given`` in the types that the signature of ``owner`` names.
+
+    Args:
+        owner: What takes them.
+        given: Names and words.
+        flag: Before each on the command line.
+        elsewhere: Other flags with what takes their options, for who has mistaken one for the other.
 
     Raises:
         BadOption: ``owner`` takes no such option, or a value is of another type.
     """
-    takes = inspect.signature(owner).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-        known = [name for name, p in takes.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    known = takes(owner)
+    if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(owner).parameters.values()):
         for name in given:
             if name not in known:
-                raise BadOption(f"{flag} {name!r} is not known here{_close(name, known)}. Known: {', '.join(known)}.")
+                others = {f"{other} {key}": key for other, of in (elsewhere or {}).items() for key in takes(of)}
+                named = [full for full, key in others.items() if key == name]
+                hint = f" (did you mean {named[0]}=...?)" if named else _close(name, known)
+                raise BadOption(f"{flag} {name!r} is not known here{hint}. Known: {', '.join(known) or 'none'}.")
     hints = _hints(owner)
     return {
         name: convert(text, hints[name], f"{flag} {name}") if name in hints else literal(text)
@@ -94,11 +131,19 @@ def typed(owner: Callable[..., Any], given: Mapping[str, str], flag: str) -> dic
     }
 
 
-def hyper_parameters(words: Sequence[str], method: type[Any]) -> dict[str, Any]:
+def hyper_parameters(
+    words: Sequence[str], method: type[Any], others: Iterable[str] = (), keys: Callable[[], Iterable[str]] = tuple
+) -> dict[str, Any]:
     """Fields of ``method`` from flags: ``--lr 0.5``, ``--lr=0.5``, ``--relative``, ``--no-relative``.
 
+    Args:
+        words: That are no flags of the command itself.
+        method: What is run.
+        others: Flags of the command itself, for suggestions.
+        keys: Gives what is typed with a key, such as ``--data-option fit=``; asked where no flag is alike.
+
     Raises:
-        BadOption: A word is no flag of the method; the message lists them.
+        BadOption: A word is no flag of the method; the message says which flag may have been meant.
     """
     hints = get_type_hints(method)
     known = {f.name: hints[f.name] for f in fields(method) if f.init}
@@ -110,7 +155,7 @@ def hyper_parameters(words: Sequence[str], method: type[Any]) -> dict[str, Any]:
         name = name.replace("-", "_")
         switch_off = name.removeprefix("no_") if name not in known else name
         if not word.startswith("--") or (name not in known and known.get(switch_off) is not bool):
-            raise _no_flag(word, known, method)
+            raise _no_flag(word, known, method, others, keys)
         if switch_off != name:
             name, value = switch_off, "false"
         elif not equals and known[name] is bool and (not rest or rest[0].lower() not in _YES + _NO):
@@ -125,19 +170,31 @@ def hyper_parameters(words: Sequence[str], method: type[Any]) -> dict[str, Any]:
     return found
 
 
-def _no_flag(word: str, known: Iterable[str], method: type[Any]) -> BadOption:
+def _no_flag(
+    word: str,
+    known: Mapping[str, Any],
+    method: type[Any],
+    others: Iterable[str],
+    keys: Callable[[], Iterable[str]],
+) -> BadOption:
     flags = [f"--{name.replace('_', '-')}" for name in known]
     given = word.partition("=")[0]
-    kind = "no such flag" if word.startswith("-") else "a stray word"
+    if not word.startswith("-"):
+        return BadOption(f"a stray word: {given}; every value stands behind its flag, such as --steps 300.")
+    switches = [f"--no-{name.replace('_', '-')}" for name, kind in known.items() if kind is bool]
+    hint = _close(given, [*flags, *others, *switches])
+    if not hint:
+        typed_so = {full.rpartition(" ")[2].rstrip("="): full for full in keys()}
+        found = near(given.lstrip("-").replace("-", "_"), typed_so)
+        hint = f" (did you mean {typed_so[found[0]]}...?)" if found else ""
     return BadOption(
-        f"{kind}: {given}{_close(given, flags)}. Hyper-parameters of {method.name}: {', '.join(flags)}. "
-        "All other flags: unbackdoor purify --help."
+        f"no such flag: {given}{hint}. Hyper-parameters of {method.name}: {', '.join(flags)}. All other flags: --help."
     )
 
 
 def _close(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    found = near(name, known)
+    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def _one_of(text: str, allowed: Sequence[Any], name: str) -> Any:

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from unbackdoor.errors import FileRefused, UnbackdoorError
+from unbackdoor.errors import BadOption, FileRefused, UnbackdoorError
 from unbackdoor.reading import read_json
 from unbackdoor.writing import check_targets, settle
 
-__all__ = ["check_outputs", "files_named", "fresh_name"]
+__all__ = ["check_outputs", "files_named", "fresh_name", "report_of"]
+
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 def check_outputs(
@@ -42,6 +44,17 @@ def files_named(words: Iterable[str]) -> Iterator[Path]:
     for word in words:
         values = {word, word.partition("=")[2], f"{word.partition(':')[0].replace('.', '/')}.py"}
         yield from (path for path in map(Path, sorted(values)) if str(path) != "." and _exists(path))
+
+
+def report_of(out: Path, report: Path | None) -> Path:
+    """Where the report goes: ``report``, or ``purified.report.json`` beside the weights ``purified.safetensors``.
+
+    Raises:
+        BadOption: The name of the weights has another ending than files of weights have.
+    """
+    if out.suffix not in _WEIGHTS:
+        raise BadOption(f"--out is {out}; its name must end in .safetensors (or {', '.join(_WEIGHTS[1:])}).")
+    return report or out.with_name(f"{out.stem}.report.json")
 
 
 def fresh_name(path: Path) -> Path:

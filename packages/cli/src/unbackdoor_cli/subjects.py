@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from unbackdoor.attack import Attack
-from unbackdoor.checkpoint import load
-from unbackdoor.errors import BadOption, FileRefused
+from unbackdoor.checkpoint import load, read
+from unbackdoor.errors import BadData, BadOption, CheckpointMismatch, FileRefused, UnbackdoorError
+from unbackdoor.kit import TaskKit
 from unbackdoor.registry import kit as kit_of
 from unbackdoor.scene import is_victim, open_victim, task_of_victim
 from unbackdoor.task import Batch, Task
+from unbackdoor_cli.class_order import check_count, outputs_of
 from unbackdoor_cli.named import Named
-from unbackdoor_cli.options import pairs, typed
+from unbackdoor_cli.options import pairs, takes, typed
+from unbackdoor_cli.provenance import digest
 from unbackdoor_cli.victims import build, device_of
+from unbackdoor_cli.wording import Spelling, as_flag, as_key, spoken
 
-__all__ = ["Subject", "open_subject"]
+__all__ = ["Subject", "has_classes", "make_task", "model_words", "open_subject", "read_samples", "spellings"]
+
+_SHORT = ("size", "classes", "mean", "std")
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Subject:
         test: Samples to measure on that no defender sees, where the model is a victim or is compared with one.
         attack: The attack, where it is known.
         notices: What the user should know.
+        classes: Names of the model's outputs, in their order; None for tasks without classes.
+        facts: Where model and samples come from, for the report.
     """
 
     name: str
@@ -45,6 +54,8 @@ class Subject:
     test: Batch | None = None
     attack: Attack | None = None
     notices: list[str] = field(default_factory=list)
+    classes: tuple[str, ...] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_subject(named: Named) -> Subject:
@@ -65,30 +76,100 @@ def open_subject(named: Named) -> Subject:
     return _of_checkpoint(named, device)
 
 
+def has_classes(kit: TaskKit) -> bool:
+    """Whether the outputs of the kit's models stand for classes that samples are read with; sentences have none."""
+    return "classes" in takes(kit.load_clean)
+
+
+def spellings(kit: TaskKit) -> dict[str, Spelling]:
+    """How options of the kit's reader and task, which messages name, are typed."""
+    return {**_spelt(kit.task, "--task-option"), **_spelt(kit.load_clean, "--data-option"), "num_classes": as_flag}
+
+
+def make_task(kit: TaskKit, words: Sequence[str]) -> Task:
+    """The kit's task with the options of ``--task-option``.
+
+    Raises:
+        BadOption: It has no such option.
+    """
+    with spoken(_spelt(kit.task, "--task-option")):
+        return kit.task(**_typed(kit, kit.task, words, "--task-option"))
+
+
+def model_words(kit: TaskKit, words: Sequence[str]) -> dict[str, Any]:
+    """Options of ``--model-option``.
+
+    Raises:
+        BadOption: The kit's models have no such option.
+    """
+    return _typed(kit, kit.build, words, "--model-option")
+
+
+def read_samples(
+    kit: TaskKit, source: Path, words: Sequence[str], classes: Sequence[str] | None = None
+) -> tuple[Batch, tuple[str, ...], dict[str, Any]]:
+    """The user's own samples, the names of their classes, and the options that they were read with.
+
+    Args:
+        kit: Of the task.
+        source: Where they lie.
+        words: Of ``--data-option``.
+        classes: Names of all classes, where they are known and the user gives none.
+
+    Raises:
+        BadData: They cannot be used.
+        BadOption: The reader has no such option.
+    """
+    options = _typed(kit, kit.load_clean, words, "--data-option")
+    known = {} if classes is None or options.keys() & {"classes", "order"} else {"classes": tuple(classes)}
+    with spoken(_spelt(kit.load_clean, "--data-option")):
+        samples, found = kit.load_clean(source, **known, **options)
+    return samples, found, options
+
+
+def _typed(kit: TaskKit, owner: Any, words: Sequence[str], flag: str) -> dict[str, Any]:
+    owners = {"--data-option": kit.load_clean, "--task-option": kit.task, "--model-option": kit.build}
+    return typed(owner, pairs(words, flag), flag, {other: of for other, of in owners.items() if other != flag})
+
+
+def _spelt(owner: Any, flag: str) -> dict[str, Spelling]:
+    return {name: as_flag if name in _SHORT else as_key(flag) for name in takes(owner)}
+
+
 def _of_victim(named: Named, folder: Path, device: torch.device) -> Subject:
     data_words, task_words = named.short_forms()
-    kit_task = _task_options(named, folder, task_words)
-    scene = open_victim(folder, device=device, data_path=named.data_path, task_options=kit_task)
+    kit = kit_of(task_of_victim(folder))
+    given = _typed(kit, kit.task, task_words, "--task-option")
+    with spoken(_spelt(kit.task, "--task-option")):
+        scene = open_victim(folder, device=device, data_path=named.data_path, task_options=given, trust=named.trust)
     card, model, notices = scene.victim.card, scene.victim.model, []
+    name, options = card.model, dict(card.model_options)
+    weights = folder / "model.safetensors"
     if folder == named.source:
         if named.model is not None:
             raise BadOption(f"{folder} is a victim, whose card names its model ({card.model}); leave --model out.")
     else:
-        name = named.model or card.model
-        words = typed(scene.kit.build, pairs(named.model_options, "--model-option"), "--model-option")
-        options = {**({} if named.model else card.model_options), **words}
-        classes = named.num_classes or int(card.model_options["num_classes"])
-        model = build(scene.kit, name, classes, {k: v for k, v in options.items() if k != "num_classes"}, device)
-        notices = load(model, named.source)
-    held, test = scene.data.clean, scene.data.test
+        options = {**({} if named.model else options), **model_words(kit, named.model_options)}
+        options["num_classes"] = named.num_classes or int(options.get("num_classes", card.model_options["num_classes"]))
+        name, weights = named.model or card.model, named.source
+        if named.model is None:
+            model = scene.build(**options).to(device).eval()
+        else:
+            model = build(scene.kit, name, options["num_classes"], options, device)
+        notices += load(model, named.source, entry=named.entry)
+    held, test, classes = scene.data.clean, scene.data.test, scene.data.classes
+    facts: dict[str, Any] = {"data": card.data, "data_options": dict(card.data_options)}
     if named.data is not None:
-        options = typed(scene.kit.load_clean, pairs(data_words, "--data-option"), "--data-option")
-        held, _ = scene.kit.load_clean(named.data, **options)
-    return Subject(str(named.source), scene.task, card.task, model, held, test, scene.victim.attack, notices)
-
-
-def _task_options(named: Named, folder: Path, words: Sequence[str]) -> dict[str, object]:
-    return typed(kit_of(task_of_victim(folder)).task, pairs(words, "--task-option"), "--task-option")
+        held, classes, words = read_samples(kit, named.data, data_words, classes if has_classes(kit) else None)
+        notices += held.notices
+        if has_classes(kit):
+            check_count(classes, int(options["num_classes"]), named.data, named="classes" in words)
+        facts = {"data": str(named.data), "data_options": words}
+    facts |= {"model": name, "model_options": options, "source": str(named.source), "sha256": digest(weights)}
+    return Subject(
+        str(named.source), scene.task, card.task, model, held, test, scene.victim.attack, notices,
+        tuple(classes) if has_classes(kit) else None, facts,
+    )  # fmt: skip
 
 
 def _of_checkpoint(named: Named, device: torch.device) -> Subject:
@@ -100,14 +181,49 @@ def _of_checkpoint(named: Named, device: torch.device) -> Subject:
         )
     kit = kit_of(named.task)
     data_words, task_words = named.short_forms()
-    task = kit.task(**typed(kit.task, pairs(task_words, "--task-option"), "--task-option"))
-    options = typed(kit.load_clean, pairs(data_words, "--data-option"), "--data-option")
-    samples, classes = kit.load_clean(named.data, **options)
-    notices = []
-    count = named.num_classes or len(classes)
-    if named.num_classes is None:
-        notices.append(f"--num-classes was not given; {len(classes)} was taken from {named.data}.")
-    words = typed(kit.build, pairs(named.model_options, "--model-option"), "--model-option")
-    model = build(kit, named.model, count, words, device)
-    notices += load(model, named.source)
-    return Subject(str(named.source), task, named.task, model, samples, notices=notices)
+    task = make_task(kit, task_words)
+    samples, classes, words = read_samples(kit, named.data, data_words)
+    notices = list(samples.notices)
+    options = model_words(kit, named.model_options)
+    given = options.pop("num_classes", named.num_classes)
+    by_name = "classes" in words
+    if has_classes(kit) and given is not None:
+        check_count(classes, given, named.data, named=by_name)
+    count = len(classes) if given is None else int(given)
+    model = build(kit, named.model, count, options, device)
+    try:
+        notices += load(model, named.source, entry=named.entry)
+    except CheckpointMismatch:
+        outputs = _outputs(kit, named, count, options, device)
+        if outputs is None or outputs == count:
+            raise
+        if given is not None:
+            raise BadData(
+                f"the last layer in {named.source} has {outputs} outputs, but --num-classes is {given}; give "
+                f"--num-classes {outputs}."
+            ) from None
+        if has_classes(kit):
+            check_count(classes, outputs, named.data, named=by_name)
+        count = outputs
+        model = build(kit, named.model, count, options, device)
+        notices += load(model, named.source, entry=named.entry)
+    facts = {
+        "source": str(named.source), "sha256": digest(named.source), "model": named.model,
+        "model_options": {"num_classes": count, **options}, "data": str(named.data), "data_options": words,
+    }  # fmt: skip
+    if given is None:
+        notices.append(f"--num-classes was not given; {count} fits the weights in {named.source} and was taken.")
+    return Subject(
+        str(named.source), task, named.task, model, samples, notices=notices,
+        classes=tuple(classes) if has_classes(kit) else None, facts=facts,
+    )  # fmt: skip
+
+
+def _outputs(kit: TaskKit, named: Named, count: int, options: Mapping[str, Any], device: torch.device) -> int | None:
+    """How many outputs the model of the checkpoint has; None where that cannot be seen."""
+    try:
+        tensors, _ = read(named.source, entry=named.entry)
+        shapes = [(name, tuple(value.shape)) for name, value in tensors.items()]
+        return outputs_of(lambda number: build(kit, str(named.model), number, options, device), count, shapes)
+    except UnbackdoorError:
+        return None

@@ -55,27 +55,41 @@ def ceiling(attack: Attack | None, figures: Mapping[str, float]) -> str:
     return f"\nAll to all: success is the class after the true one, so {metric} {clean:.1f} is the ceiling of ASR."
 
 
-def _change(name: str, before: float, after: float) -> str:
+def _change(name: str, before: float, after: float, *, proven: bool = True) -> Text:
+    """The change, green where it is good and on samples that nothing was tuned or chosen on."""
     change = after - before
     if abs(change) < 0.05:
-        return "0.0"
+        return Text("0.0")
     good = (change < 0) == (name in _LOWER_IS_BETTER)
+    if good and not proven:
+        return Text(f"{change:+.1f}")
     colour = "green" if good else "red" if abs(change) >= 1 else "yellow"
-    return f"[{colour}]{change:+.1f}[/]"
+    return Text(f"{change:+.1f}", style=colour)
 
 
-def comparison(title: str, before: Mapping[str, float], after: Mapping[str, float], caption: str) -> Group:
-    """Figures before and after a purification, in percent."""
-    table = _table("percent", "before", "after", "change")
+def comparison(
+    title: str, before: Mapping[str, float], after: Mapping[str, float], caption: str, *, optimistic: str = ""
+) -> Group:
+    """Figures before and after a purification, in percent.
+
+    Args:
+        title: Over the table.
+        before: Figures by name.
+        after: The same afterwards.
+        caption: Under the table.
+        optimistic: Why the figures prove nothing yet, for the heading; a gain is then not shown as one.
+    """
+    said = f" ({optimistic})" if optimistic else ""
+    table = _table("percent", "before", f"after{said}", "change")
     for name, old in before.items():
         new = after[name]
-        table.add_row(_LONG.get(name, name), f"{old:.1f}", f"{new:.1f}", _change(name, old, new))
+        table.add_row(_LONG.get(name, name), f"{old:.1f}", f"{new:.1f}", _change(name, old, new, proven=not said))
     return _framed(title, table, caption)
 
 
-def figures(title: str, values: Mapping[str, float], caption: str) -> Group:
-    """Figures of one model, in percent."""
-    table = _table("figure", "percent")
+def figures(title: str, values: Mapping[str, float], caption: str, *, optimistic: str = "") -> Group:
+    """Figures of one model, in percent; ``optimistic`` says in the heading why they prove nothing yet."""
+    table = _table("figure", f"percent ({optimistic})" if optimistic else "percent")
     for name, value in values.items():
         table.add_row(_LONG.get(name, name), f"{value:.1f}")
     return _framed(title, table, caption)
@@ -90,7 +104,7 @@ def demonstration(title: str, metric: str, runs: Sequence[Sequence[Mapping[str, 
         clean, asr, lcr, seconds = ([one[key] for one in row] for key in ("clean", "asr", "lcr", "seconds"))
         shown = [_spread(clean), _spread(asr), _spread(lcr)]
         if number == 0:
-            table.add_row("[bold]backdoored model[/]", *shown, "", "", "", end_section=True)
+            table.add_row(Text("backdoored model", style="bold"), *shown, "", "", "", end_section=True)
             continue
         change = _change("clean", _mean([one["clean"] for one in victim]), _mean(clean))
         drop = _change("asr", _mean([one["asr"] for one in victim]), _mean(asr))
@@ -108,7 +122,7 @@ def excerpt(rows: Sequence[Mapping[str, str]]) -> list[Table]:
     first = next(iter(rows[0].values()))
     for number, row in enumerate(rows):
         last = number + 1 == len(rows) or next(iter(rows[number + 1].values())) == first
-        table.add_row(*(text.replace("[", r"\[") for text in row.values()), end_section=last)
+        table.add_row(*row.values(), end_section=last)
     return [table]
 
 

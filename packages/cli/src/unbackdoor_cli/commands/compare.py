@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unbackdoor_cli import flags
+from unbackdoor_cli.named import reads_files
 
 if TYPE_CHECKING:
     from unbackdoor_bench.cells import Cell
@@ -20,10 +21,15 @@ _FILES = ("table.md", "table.csv", "table.html", "scatter.png")
 _ORACLE = "Oracle (needs the trigger; no defender can have it)"
 
 
+@reads_files
 def compare(
     victims: Annotated[list[Path], typer.Argument(help="Folders that `unbackdoor attack` made.", show_default=False)],
     methods: Annotated[
-        str, typer.Option(metavar="A,B", help="Methods, or all. bn-only and ft with MixUp come along.")
+        str,
+        typer.Option(
+            metavar="A,B",
+            help="Methods, or all. bn-only (BatchNorm alone) and ft with MixUp run beside them, to compare with.",
+        ),
     ] = "all",
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of the results; what is done there is not run again.")
@@ -51,6 +57,7 @@ def compare(
         ),
     ] = None,
     data_path: flags.DataPath = None,
+    trust: flags.Trust = False,
     oracle: Annotated[
         bool,
         typer.Option(
@@ -77,6 +84,14 @@ def compare(
         int | None, typer.Option(min=1, metavar="N", help="Of the CPU, for each cell.", rich_help_panel=_WHERE)
     ] = None,
     device: flags.Device = "auto",
+    anyway: Annotated[
+        bool,
+        typer.Option(
+            "--anyway",
+            help="End with exit code 0 even where every result is one that `unbackdoor purify` would refuse.",
+            rich_help_panel="How it runs",
+        ),
+    ] = False,
     json: flags.Json = False,
     verbose: flags.Verbose = False,
 ) -> None:
@@ -84,13 +99,17 @@ def compare(
 
     Each cell (a method, a victim, a seed) is one JSON file; the same command
     goes on where it was stopped. Tables and a picture of clean score against
-    attack success rate are made from those files alone.
+    attack success rate are made from those files alone. A result that
+    unbackdoor purify would refuse is measured too, and marked as such.
+
+    Exit codes: 0 done, 1 a cell broke, 2 every method refused to begin, 3 no
+    method gave a result that is fit for use, 130 interrupted.
 
     Example: unbackdoor compare victims/badnets victims/blend
     --methods nft,f-fip --seeds 3 --out comparison
     """
     from unbackdoor_cli.console import Output
-    from unbackdoor_cli.grids import bars, needed, of_words, shown
+    from unbackdoor_cli.grids import bars, exit_code, needed, of_words, shown
     from unbackdoor_cli.options import pairs
     from unbackdoor_cli.paths import check_outputs
     from unbackdoor_cli.victims import device_of
@@ -100,6 +119,7 @@ def compare(
     from unbackdoor_bench import Grid, Store, run, summarise
     from unbackdoor_bench import engine as engine_of
     from unbackdoor_bench.grid import CONTROLS, expand_methods
+    from unbackdoor_bench.work import Limited
 
     output = Output(as_json=json)
     if any(victim.is_dir() and out.is_dir() and victim.samefile(out) for victim in victims):
@@ -120,30 +140,45 @@ def compare(
         oracle=oracle,
         oracle_drop=oracle_drop,
         data_path=None if data_path is None else str(data_path),
+        trust=trust,
         device=str(device_of(device)),
         threads=threads,
     )
     cells = grid.cells()
     store = Store(out)
     chosen = engine_of(engine, workers, out, pairs(engine_option, "--engine-option"))
+    interrupted = False
     with bars(output, len(cells)) as tell:
-        run(cells, store, chosen, tell)
+        try:
+            run(cells, store, None if chosen is None else Limited(chosen), tell)
+        except KeyboardInterrupt:
+            interrupted = True
     results = store.results(cells)
+    if interrupted and not results:
+        raise KeyboardInterrupt
     rows = summarise(results)
     files = _write(out, rows, cells)
     statuses = [str(content["status"]) for _, content in results]
-    for cell, content in results:
-        if content["status"] != "done":
-            output.note(f"{cell.victim}, {cell.label}, seed {cell.seed} {content['status']}: {content['error']}")
+    asked = [
+        (str(content["status"]), bool(content.get("worked")), bool(content.get("overruled")))
+        for cell, content in results
+        if cell.method in names and not cell.trial
+    ]
     payload = {
         "out": str(out),
         "cells": {status: statuses.count(status) for status in ("done", "refused", "failed")},
+        "problems": [
+            {"victim": row.victim, "label": row.label, "problem": problem} for row in rows for problem in row.problems
+        ],
         "rows": [_payload(row) for row in rows],
         "files": [str(path) for path in files],
     }
     output.result(payload, *shown(rows, output.out.width), "Written: " + ", ".join(map(str, files)))
-    if "failed" in statuses:
-        raise typer.Exit(1)
+    if interrupted:
+        raise KeyboardInterrupt
+    code = 1 if "failed" in statuses else exit_code(asked, anyway=anyway)
+    if code:
+        raise typer.Exit(code)
 
 
 def _write(out: Path, rows: Sequence[Row], cells: Sequence[Cell]) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unbackdoor_cli import flags
-from unbackdoor_cli.named import Named, names_a_subject
+from unbackdoor_cli.named import Named, names_a_subject, reads_files
 
 if TYPE_CHECKING:
     from unbackdoor.report import Report
@@ -19,12 +19,16 @@ _METHOD = "Method"
 _UNVERIFIED = "ASR unverified: no trigger given"
 
 
+@reads_files
 @names_a_subject
 def purify(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The purified weights, a .safetensors file.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The purified weights: a .safetensors file, or .pt, .pth, .bin, .ckpt.")
+    ],
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help=r"The evidence. \[default: report.json beside --out]")
+        Path | None,
+        typer.Option(metavar="FILE", help=r"What was done and measured. \[default: NAME.report.json beside --out]"),
     ] = None,
     method: Annotated[
         str, typer.Option(metavar="NAME", help="See: unbackdoor list methods.", rich_help_panel=_METHOD)
@@ -36,6 +40,8 @@ def purify(
     *,
     named: Named,
     seed: flags.Seed = 0,
+    anyway: flags.Anyway = False,
+    max_loss: flags.MaxLoss = None,
     force: flags.Force = False,
     json: flags.Json = False,
     verbose: flags.Verbose = False,
@@ -46,81 +52,125 @@ def purify(
     report of what was done. Every hyper-parameter of the method is a flag
     too, such as --lr 0.5 --steps 300: see unbackdoor card METHOD.
 
+    Samples have to reach the model as in its training: where that code
+    normalises them, give --mean and --std.
+
     Example: unbackdoor purify model.pt --model torchvision:resnet18
-    --data photos --out purified.safetensors
+    --data photos --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+    --out purified.safetensors
+
+    Exit codes: 0 done, 2 refused, 3 the result was worse than --max-loss
+    allows and nothing was written, 130 interrupted.
     """
+    from dataclasses import fields, replace
+
     import unbackdoor
-    from unbackdoor.errors import BadOption
+    from unbackdoor.checkpoint import metadata_of
     from unbackdoor.evaluate import evaluate
+    from unbackdoor.outcome import MAX_LOSS
+    from unbackdoor.registry import kit as kit_of
     from unbackdoor.registry import method as method_of
+    from unbackdoor.scene import is_victim
     from unbackdoor.writing import write_together
+    from unbackdoor_cli.class_order import shown_order
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.options import hyper_parameters
-    from unbackdoor_cli.paths import check_outputs
+    from unbackdoor_cli.paths import check_outputs, report_of
     from unbackdoor_cli.progress import stages
-    from unbackdoor_cli.subjects import open_subject
+    from unbackdoor_cli.provenance import subject_facts
+    from unbackdoor_cli.subjects import open_subject, spellings
     from unbackdoor_cli.tables import comparison, measured_by
+    from unbackdoor_cli.usage import flags_of, keys_of
+    from unbackdoor_cli.wording import as_flag, as_typed, spoken
 
     output = Output(as_json=json)
-    if out.suffix != ".safetensors":
-        raise BadOption(f"--out is {out}; its name must end in .safetensors.")
-    evidence = report or out.with_name("report.json")
+    evidence = report_of(out, report)
     read = (named.source, named.data, named.data_path, named.attack_from)
     words = (named.model or "", *named.model_options, *named.data_options, *named.task_options)
     check_outputs((out, evidence), read, force=force, words=words)
     cls = method_of(method)
-    purifier = cls.make(preset, **hyper_parameters(ctx.args, cls))
+    own = dict.fromkeys([f.name for f in fields(cls)] + ["anyway", "max_loss", "seed"], as_flag)
+    with spoken(own):
+        purifier = cls.make(preset, **hyper_parameters(ctx.args, cls, flags_of(ctx), lambda: keys_of(named.task)))
     with stages(output) as shown:
         with shown.short(f"opening {named.source}"):
             subject = open_subject(named)
+            metadata = {} if is_victim(named.source) else metadata_of(named.source)
+        typed = {**spellings(kit_of(subject.task_name)), **own}
         watch = shown.watching(f"purifying with {method}")
-        purified, done = unbackdoor.purify(
-            subject.model, subject.held, task=subject.task, method=purifier, seed=seed, watch=watch
-        )
+        with spoken(typed):
+            purified, done = unbackdoor.purify(
+                subject.model, subject.held, task=subject.task, method=purifier, seed=seed, watch=watch, anyway=anyway,
+                max_loss=MAX_LOSS if max_loss is None else max_loss,
+            )  # fmt: skip
         before, after, measured_on = dict(done.before), dict(done.after), _where(done, subject)
         if subject.test is not None:
             with shown.short("measuring"):
                 before = evaluate(subject.model, subject.test, subject.task, subject.attack)
                 after = evaluate(purified, subject.test, subject.task, subject.attack)
-        # one entry: safetensors writes several in an order of its own, and equal runs shall give equal bytes
+        facts = subject_facts(
+            task=subject.task, task_name=subject.task_name, samples=subject.held, classes=subject.classes, ctx=ctx,
+            **subject.facts,
+        )  # fmt: skip
+        notices = [as_typed(notice, typed) for notice in (*subject.notices, *done.notices)]
+        done = replace(done, subject=facts, notices=tuple(notices))
         origin = f"unbackdoor {unbackdoor.__version__}, {method}, seed {seed}, from sha256 {done.hash_before}"
         writes: dict[Path, Callable[[Path], Any]] = {
-            out: lambda path: unbackdoor.save(purified, path, force=True, metadata={"origin": origin}),
+            out: lambda path: unbackdoor.save(purified, path, force=True, metadata={**metadata, "origin": origin}),
             evidence: lambda path: path.write_text(done.to_json() + "\n", encoding="utf-8"),
         }
         write_together(writes, force=force)
-    notices = [*subject.notices, *done.notices]
     for notice in notices:
         output.note(notice)
     asr = "measured" if subject.attack is not None else _UNVERIFIED
     payload = {
         "method": method, "task": subject.task_name, "seed": seed, "source": str(named.source), "out": str(out),
         "report": str(evidence), "metric": next(iter(before)), "before": before, "after": after,
-        "measured_on": measured_on, "by_class": done.by_class, "asr": asr, "seconds": done.seconds,
+        "measured_on": measured_on, "optimistic": subject.test is None, "overruled": list(done.overruled),
+        "by_class": done.by_class, "classes": facts["classes"], "asr": asr, "seconds": done.seconds, "subject": facts,
         "notices": notices,
     }  # fmt: skip
-    caption = f"Measured on {measured_on}.{_worst_class(done)}" + ("" if subject.attack else f"\n{_UNVERIFIED}.")
+    caption = f"Measured on {measured_on}.{_worst_class(done, subject)}"
+    caption += "" if subject.attack else f"\n{_UNVERIFIED}."
     caption += measured_by(subject.task)
+    order = shown_order(subject.classes)
     title = f"{named.source}: {method}, seed {seed}, {done.seconds:.1f} s"
-    output.result(payload, comparison(title, before, after, caption), f"\nWeights: {out}\nReport:  {evidence}")
+    table = comparison(
+        title, before, after, f"{caption}\n{order}" if order else caption, optimistic=_optimism(done, subject)
+    )
+    output.result(payload, table, f"\nWeights: {out}\nReport:  {evidence}")
+
+
+def _optimism(report: Report, subject: Subject) -> str:
+    """What the column of figures says of those that are no success yet; empty for figures on samples never used."""
+    if subject.test is not None:
+        return ""
+    return "held out" if report.measured_on == "holdout" else "optimistic"
 
 
 def _where(report: Report, subject: Subject) -> str:
     if subject.test is not None:
         return f"{len(subject.test)} test samples of the victim, which the method did not see"
     if report.measured_on == "holdout":
-        return "the holdout part of your samples, which the method did not tune on"
-    return f"the {len(subject.held)} samples that the method tuned on, so it is optimistic"
+        return (
+            "those of your samples that the method did not tune on; it may have chosen its strength by them, so "
+            "measure it on others too"
+        )
+    return (
+        f"the {len(subject.held)} samples that the method tuned on, which it may know by heart, so this is optimistic; "
+        "measure it on others: unbackdoor evaluate"
+    )
 
 
-def _worst_class(done: Report) -> str:
+def _worst_class(done: Report, subject: Subject) -> str:
     """The class that lost most, as a sentence; nothing where none lost or there are no classes."""
     losses = {name: of["before"] - of["after"] for name, of in done.by_class.items()}
     worst = max(losses, key=losses.__getitem__, default=None)
     if worst is None or losses[worst] <= 0:
         return ""
-    of = done.by_class[worst]
+    of, named = done.by_class[worst], subject.classes
+    name = f"{worst} ({named[int(worst)]})" if named and worst.isdecimal() and int(worst) < len(named) else worst
     return (
-        f"\nOn the {done.measured_on} class {worst} lost most: {of['before']:.1f} -> {of['after']:.1f} % of its "
-        f"{of['samples']:.0f} samples."
+        f"\nOf the classes, {name} lost most: {of['before']:.1f} -> {of['after']:.1f} % of its {of['samples']:.0f} "
+        "clean samples."
     )
