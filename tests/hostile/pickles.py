@@ -182,7 +182,7 @@ def _calls(ran: Path) -> Mapping[str, bytes]:
         "stack global": text("os") + text("system") + b"\x93" + row(command) + b"R",
         "new object with words": system + row(command) + b"}\x92",
         "persistent text": b"Pos.system\n",
-        "persistent call": row(text("storage"), call("os.system", command), text("0"), cpu, number(4)) + b"Q",
+        "persistent call": row(text("storage"), call("os.system", command), text("0"), text("cpu"), number(4)) + b"Q",
         "persistent module": row(text("module"), system, text("a.py"), text("source")) + b"Q",
         "persistent path": row(text("storage"), name("torch.FloatStorage"), text("../version"), text("cpu"), number(4))
         + b"Q",

@@ -34,8 +34,7 @@ _TYPES |= {f"numpy.{name}" for name in ("bool", "bool_", "float16", "float32", "
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]|c(8|16)|[SU]\d{1,6}")
 _STORAGES = {
     "Float": 4, "Double": 8, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
-    "ComplexFloat": 8, "ComplexDouble": 16, "QInt8": 1, "QUInt8": 1, "QInt32": 4, "QUInt4x2": 1, "QUInt2x4": 1,
-    "Untyped": 1,
+    "ComplexFloat": 8, "ComplexDouble": 16, "QInt8": 1, "QUInt8": 1, "QInt32": 4, "Untyped": 1,
 }  # fmt: skip
 _STORAGE = re.compile(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage")
 _TORCH = re.compile(r"torch\.(u?int\d+|q?u?int\d+(x\d)?|b?float\w*|double|half|long|short|complex\d+|bool|per_\w+|Size"
@@ -188,10 +187,6 @@ def _of_type(given: list[Any], found: Description) -> Made | None:
     return _CALLS[function.name](inner.items, found)
 
 
-def _quantised(given: list[Any], found: Description) -> Made | None:
-    return _tensor(given[:4], found)
-
-
 def _container(kind: str) -> Callable[[list[Any], Description], Made | None]:
     def make(given: list[Any], _: Description) -> Made | None:
         for part in given:
@@ -293,7 +288,6 @@ _CALLS: dict[str, Callable[[list[Any], Description], Made | None]] = {
     f"{_REBUILD}tensor_v3": _tensor_of_dtype,
     f"{_REBUILD}parameter": _parameter,
     f"{_REBUILD}parameter_with_state": _parameter,
-    f"{_REBUILD}qtensor": _quantised,
     "torch._tensor._rebuild_from_type_v2": _of_type,
     "torch.Size": _size,
     "torch.device": _plain(str, int),

@@ -26,6 +26,12 @@ CONVERT = (
 )
 _PICKLES = 5  # magic number, version, machine, content, keys of storages
 _MODULE = {"_parameters", "_buffers", "_modules"}
+_TENSORS = {
+    "sparse_tensor": ("sparse tensors", "store them dense (tensor.to_dense())"),
+    "qtensor": ("quantised weights", "give those from before quantisation"),
+    "meta_tensor_no_storage": ("tensors without values (on the device 'meta')", "load the weights before saving them"),
+    "wrapper_subclass": ("tensors of a class of their own, such as DTensor", "save full, plain tensors"),
+}
 _LOCK = threading.Lock()
 
 
@@ -148,8 +154,9 @@ def _check(path: Path, found: Description) -> None:
         raise UnsafeCheckpoint(f"{path} is refused: {what} its author's code. {CONVERT}.")
     calls = [name for name, how in found.refused.items() if how == "calls"] or names
     listed = ", ".join(shown(name) for name in calls[:5]) + (f" and {len(calls) - 5} more" if len(calls) > 5 else "")
-    if any("_rebuild_sparse" in name for name in calls):
-        raise UnsafeCheckpoint(f"{path} is refused: it holds sparse tensors; store them dense (tensor.to_dense()).")
+    for kind, (what, advice) in _TENSORS.items():
+        if f"torch._utils._rebuild_{kind}" in calls:
+            raise UnsafeCheckpoint(f"{path} is refused: it holds {what}; {advice}.")
     what = "it asks for" if top.kind == "object" else "beside plain values and tensors it asks for"
     raise UnsafeCheckpoint(
         f"{path} is refused: {what} {listed}, which could run code that the file brings along. {CONVERT}."

@@ -225,4 +225,4 @@ def _taken(path: Path, folder: str, stripped: str, left: list[str], other: str) 
         return []
     where = f" under {shown(folder[:-1])!r}" if folder else ""
     how = f", {stripped}" if stripped else ""
-    return [f"{path.name}: took the weights{where}{how}{other}{f'; left {_listed(left, 6)}' if left else ''}."]
+    return [f"{path.name}: took the weights{where}{how}{other}{f'; left {_listed(left, 8)}' if left else ''}."]
