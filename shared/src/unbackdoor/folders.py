@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-__all__ = ["OwnFolder", "abandoned"]
+__all__ = ["OwnFolder", "abandoned", "temporary", "tidy"]
 
 _OWNER = "owner"
+_TEMPORARY = "unbackdoor-"
 _UNFINISHED = "new-"
 _LONG_AGO = 3600.0  # seconds, for what takes microseconds
 
@@ -126,6 +127,22 @@ def abandoned(parent: str | Path, prefix: str) -> Iterator[OwnFolder]:
             yield OwnFolder(path, lock, note)
         else:
             os.close(lock)
+
+
+def temporary() -> OwnFolder:
+    """A folder for as long as it is used, where the system keeps such; those of killed processes are removed first.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    tidy()
+    return OwnFolder.make(tempfile.gettempdir(), _TEMPORARY)
+
+
+def tidy() -> None:
+    """Remove the temporary folders of this user's processes that were killed."""
+    for found in abandoned(tempfile.gettempdir(), _TEMPORARY):
+        found.remove()
 
 
 def _note(lock: int) -> dict[str, str]:

@@ -6,15 +6,15 @@ All engines write into the store's folder, so several machines need a file syste
 from __future__ import annotations
 
 import importlib
-import multiprocessing
+import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 from unbackdoor.errors import BadOption, UnknownName
+from unbackdoor.processes import Workers, end_with, safe_path
 from unbackdoor.registry import unknown
 
 __all__ = ["ENGINES", "Engine", "Job", "engine"]
@@ -43,20 +43,17 @@ class Engine(Protocol):
 
 
 class _Processes:
-    """Workers of the standard library, started afresh so that no lock or thread of torch is copied."""
+    """Workers of this machine, which end with this process."""
 
     def __init__(self, workers: int, folder: Path, options: Mapping[str, str]) -> None:
         _none_of(options, "processes")
-        self.pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+        self.workers = Workers(workers)
 
     def submit(self, work: Callable[..., None], *arguments: Any) -> Job:
-        return self.pool.submit(work, *arguments)
+        return self.workers.submit(work, *arguments)
 
     def close(self, *, cancel: bool) -> None:
-        if cancel:
-            for process in list((self.pool._processes or {}).values()):
-                process.terminate()
-        self.pool.shutdown(wait=True, cancel_futures=cancel)
+        self.workers.close(cancel=cancel)
 
 
 class _Ray:
@@ -70,7 +67,8 @@ class _Ray:
         self.ours = not self.ray.is_initialized()
         if self.ours:
             local = {} if address else {"num_cpus": workers, "include_dashboard": False}
-            self.ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+            with safe_path():
+                self.ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
 
     def submit(self, work: Callable[..., None], *arguments: Any) -> Job:
         remote = self.ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=0)(work)
@@ -105,18 +103,21 @@ class _Slurm:
         cluster = str(given.pop("cluster", "slurm"))
         self.executor = submitit.AutoExecutor(folder=str(folder / "slurm"), cluster=cluster)
         self.executor.update_parameters(**{"name": "unbackdoor", "timeout_min": _A_DAY, **given})
+        self.local = cluster == "local"
         self.workers = workers
         self.jobs: list[Any] = []
 
     def submit(self, work: Callable[..., None], *arguments: Any) -> Job:
-        return _SlurmJob(self, partial(work, *arguments))
+        call = partial(work, *arguments)
+        return _SlurmJob(self, partial(_beside, os.getpid(), call) if self.local else call)
 
     def started(self, call: Callable[[], None]) -> Any:
         """The job of ``call``; None where there is no room for it yet."""
         self.jobs = [job for job in self.jobs if not job.done()]
         if len(self.jobs) >= self.workers:
             return None
-        self.jobs.append(self.executor.submit(call))
+        with safe_path():
+            self.jobs.append(self.executor.submit(call))
         return self.jobs[-1]
 
     def close(self, *, cancel: bool) -> None:
@@ -124,6 +125,12 @@ class _Slurm:
             for job in self.jobs:
                 if not job.done():
                     job.cancel()
+
+
+def _beside(process: int, call: Callable[[], None]) -> None:
+    """A job on this machine, which ends with the process that submitted it; those of a cluster go on."""
+    end_with(process)
+    call()
 
 
 class _SlurmJob:

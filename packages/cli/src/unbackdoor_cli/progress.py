@@ -62,11 +62,11 @@ def stages(output: Output) -> Iterator[Stages]:
     """Show stages while the block runs, then wipe them off: the result says what there is to say."""
     columns = (
         SpinnerColumn(finished_text="[green]✓[/]"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[scalars]}[/]"),
+        TextColumn("{task.fields[scalars]}", style="dim", markup=False),
     )
     with Progress(*columns, console=output.err, transient=True, disable=not output.lively) as bars:
         yield Stages(bars)

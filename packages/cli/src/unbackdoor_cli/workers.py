@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import os
-import signal
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, wait
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
@@ -16,6 +13,8 @@ import torch
 from torch import nn
 
 import unbackdoor
+from unbackdoor.folders import temporary
+from unbackdoor.processes import Workers
 from unbackdoor.purifier import Progress, Purifier
 from unbackdoor.scene import open_victim
 from unbackdoor.victim import Victim
@@ -55,27 +54,23 @@ def purify_together(
     Raises:
         UnbackdoorError: A method refused.
     """
-    context = multiprocessing.get_context("spawn")
-    news: SimpleQueue[_News] = context.SimpleQueue()
-    with tempfile.TemporaryDirectory(prefix="unbackdoor-") as place:
-        folder = Path(place)
+    news: SimpleQueue[_News] = Workers.queue()
+    with temporary() as place:
+        folder = place.path
         victim.save(folder / "victim")
-        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(news,))
+        workers, cancel = Workers(jobs, _begin, news), True
         try:
             work = {
-                number: pool.submit(
+                number: workers.submit(
                     _purify, folder / "victim", purifiers[number], seed, number, folder / f"{number}.safetensors"
                 )
                 for number in sorted(range(len(purifiers)), key=lambda number: -_steps(purifiers[number]))
             }
             _follow(list(work.values()), news, tells)
             seconds = [work[number].result() for number in range(len(purifiers))]
-        except BaseException:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            raise
+            cancel = False
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            workers.close(cancel=cancel)
         models = [copy.deepcopy(victim.model) for _ in purifiers]
         for number, model in enumerate(models):
             unbackdoor.load(model, folder / f"{number}.safetensors")
@@ -99,22 +94,16 @@ def _follow(work: Sequence[Future[float]], news: SimpleQueue[_News], tells: Sequ
 
 
 def _begin(news: SimpleQueue[_News]) -> None:
-    """In each process: an interruption is the parent's to act on."""
     _given.append(news)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
     torch.set_num_threads(1)
 
 
 def _purify(folder: Path, purifier: Purifier, seed: int, number: int, out: Path) -> float:
-    scene = open_victim(folder)
+    scene = open_victim(folder, trust=True)  # this process wrote it
     (news,) = _given
 
-    parent = multiprocessing.parent_process()
-
     def watch(now: Progress) -> None:
-        if parent is not None and not parent.is_alive():
-            os._exit(1)  # it was killed: nobody waits for the result
         news.put((number, now.step, now.steps, dict(now.scalars)))
 
     model, report = unbackdoor.purify(
