@@ -51,6 +51,7 @@ def test_demo_over_seeds_gives_means_and_every_run(call):
     assert payload["rows"][1]["clean"] == pytest.approx(means[0], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_demo_of_methods_side_by_side_has_the_same_figures(call, folder):
     words = ["demo", "--task", "toy", "--methods", "bn-only,ft,nft", "--seed", 3, "--json"]
     alone, together = (call(*words, "--jobs", jobs, "--force").json for jobs in (1, 2))

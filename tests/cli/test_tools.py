@@ -23,6 +23,7 @@ def measured(toy: Path, tool: str, *words: str) -> Any:
     return json.loads(Path("some/where.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_results_are_rows_of_each_method(victim: Path, toy_path: Path) -> None:
     words = ["--task", "toy", "--victim", str(victim), "--methods", "bn-only", "ft steps=4", "--seeds", "0", "1"]
@@ -37,6 +38,7 @@ def test_results_are_rows_of_each_method(victim: Path, toy_path: Path) -> None:
     assert all(0 <= row["asr"] <= 100 for row in content["rows"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_a_curve_begins_with_the_victim_and_ends_with_the_last_step(victim: Path, toy_path: Path) -> None:
     words = ["--victim", str(victim), "--methods", "ft", "--option", "steps", "40", "--every", "10"]

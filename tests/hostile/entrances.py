@@ -21,8 +21,11 @@ __all__ = ["Outcome", "Way", "checkpoint_ways", "data_ways", "tried", "victim_wa
 
 _SECONDS = 60
 _PRELOADED = (
-    "torch", "unbackdoor_cli.main", "unbackdoor_cli.subjects", "unbackdoor_bench", "unbackdoor_image",
-    "unbackdoor_multilabel", "unbackdoor_pointcloud", "unbackdoor_video", "hostile.entrances", "hostile.cards",
+    "torch", "matplotlib.backends.backend_agg", "matplotlib.figure", "rich.progress", "rich.table", "rich.traceback",
+    "sklearn.datasets", "typer.rich_utils", "unbackdoor_bench", "unbackdoor_bench.figure", "unbackdoor_cli.console",
+    "unbackdoor_cli.grids", "unbackdoor_cli.main", "unbackdoor_cli.progress", "unbackdoor_cli.subjects",
+    "unbackdoor_cli.tables", "unbackdoor_image", "unbackdoor_multilabel", "unbackdoor_pointcloud", "unbackdoor_video",
+    "hostile.cards", "hostile.entrances",
 )  # fmt: skip
 
 
@@ -42,7 +45,7 @@ class Outcome:
     Attributes:
         way: Its name.
         code: The exit code of a command; for a call 2 where it raised an error of ours, 0 where none, 1 for any other.
-        said: What went to the error stream, or the error.
+        said: What was printed, or the error.
         did: Connections, commands and writes that must not happen.
     """
 
@@ -157,7 +160,7 @@ def _try(ways: Callable[[], Iterable[Way]], place: Path, sender: Any) -> None:
 def _command(words: Sequence[str], said: io.StringIO) -> int:
     from unbackdoor_cli.main import main
 
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         return main(list(words))
 
 
@@ -183,7 +186,7 @@ def faults(outcomes: Sequence[Outcome], *, codes: Mapping[str, Sequence[int]] | 
         found += [f"{outcome.way}: {what}" for what in outcome.did]
         if outcome.code not in allowed:
             found.append(f"{outcome.way}: ended with {outcome.code}: {outcome.said[-600:]}")
-        elif outcome.code == 2 and "error:" not in outcome.said:
+        elif outcome.code == 2 and "error:" not in outcome.said and "refused" not in outcome.said:
             found.append(f"{outcome.way}: says nothing: {outcome.said[-300:]}")
         if "Traceback" in outcome.said or "unexpected " in outcome.said:
             found.append(f"{outcome.way}: raw: {outcome.said[-600:]}")

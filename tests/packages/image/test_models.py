@@ -27,7 +27,12 @@ def test_own_models_give_logits(name: str, channels: int, side: int) -> None:
     assert model(torch.rand(2, channels, side, side)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", [*OWN, *sorted(ADAPTED)])
+LARGE = {"googlenet", "inception_v3", "resnet34", "resnet50", "vgg19", "vit_small"}  # seconds each
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in (*OWN, *sorted(ADAPTED))]
+)
 def test_architectures_of_the_papers_train_and_purify_on_32_pixels(name: str) -> None:
     """One step of the trainer moves every weight, one of NFT gives another model of the same class and keys."""
     levels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
