@@ -13,11 +13,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from unbackdoor.errors import BadData, BadOption, FileRefused
+from unbackdoor.errors import BadData, BadOption, FileRefused, UntrustedVictim
+from unbackdoor.reading import check_file, limits, reading, shown
+from unbackdoor.vetting import closed, may_fetch
 
 __all__ = ["HubTokeniser", "SentencePieceTokeniser", "Tokeniser", "open_tokeniser", "tokeniser_of"]
 
 _WORD_MARKS = ("\N{LOWER ONE EIGHTH BLOCK}", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}")
+_OF_FOLDERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "special_tokens_map.json", "config.json")
 _KINDS = {"sentencepiece": b"spm\0", "hub": b"hub\0"}
 
 
@@ -109,10 +112,13 @@ class SentencePieceTokeniser(Tokeniser):
         import sentencepiece
 
         self.model = model
-        try:
+        with reading("the SentencePiece model", "give the file that SentencePiece wrote"):
+            if not model:
+                raise BadData("the SentencePiece model is empty; give the file that SentencePiece wrote.")
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
-            raise BadData(f"this is no SentencePiece model ({error}).") from error
+            self._take_indices()
+
+    def _take_indices(self) -> None:
         self.pad, self.start, self.end = (
             self._processor.pad_id(),
             self._processor.bos_id(),
@@ -181,16 +187,37 @@ class HubTokeniser(Tokeniser):
         Raises:
             FileRefused: There is none.
         """
+        if closed():
+            raise UntrustedVictim(
+                f"a victim's folder asks for the tokeniser {name!a}, which lies outside of it; give --trust "
+                "(trust=True) if you made this victim yourself or trust whoever did."
+            )
         from transformers import AutoConfig, AutoTokenizer
 
         self.name = str(name)
+        options = {"trust_remote_code": False, "local_files_only": not may_fetch(self.name) or Path(self.name).is_dir()}
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(self.name)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(self.name, **options)
             if start is None:
-                start = getattr(AutoConfig.from_pretrained(self.name), "decoder_start_token_id", None)
-        except (OSError, ValueError) as error:
-            raise FileRefused(f"no tokeniser with its configuration at {name}: {error}") from error
+                start = getattr(AutoConfig.from_pretrained(self.name, **options), "decoder_start_token_id", None)
+        except Exception as error:  # its parsers fail in many ways of their own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise FileRefused(
+                f"no tokeniser with its configuration at {shown(name)}: {shown(reason)[:300]} Give the folder that the "
+                "model's tokeniser was saved to."
+            ) from error
+        with reading(f"the tokeniser at {shown(name)}", "save it again with save_pretrained"):
+            self._take_indices(start)
+
+    def _take_indices(self, start: int | None) -> None:
         own = self._tokenizer
+        lacking = [kind for kind in ("pad", "eos") if getattr(own, f"{kind}_token_id") is None]
+        if lacking:
+            named = " and no ".join(f"{kind}_token" for kind in lacking)
+            raise BadData(
+                f"the tokeniser at {shown(self.name)} has no {named}; name the one that the model knows, such as "
+                f"tokenizer.{lacking[0]}_token = '</s>', and save it again."
+            )
         self.pad, self.end = int(own.pad_token_id), int(own.eos_token_id)
         self.unknown = -1 if own.unk_token_id is None else int(own.unk_token_id)
         self.start = int(start if start is not None else self.pad)
@@ -235,8 +262,9 @@ def tokeniser_of(content: bytes) -> Tokeniser:
     if head == _KINDS["sentencepiece"]:
         return SentencePieceTokeniser(body)
     if head == _KINDS["hub"]:
-        start, _, name = body.decode().partition(":")
-        return HubTokeniser(name, start=int(start))
+        with reading("the tokeniser", "save the model again"):
+            start, _, name = body.decode().partition(":")
+            return HubTokeniser(name, start=int(start))
     raise BadData("these bytes hold no tokeniser of this package.")
 
 
@@ -245,12 +273,19 @@ def open_tokeniser(source: Tokeniser | str | Path) -> Tokeniser:
 
     Raises:
         FileRefused: There is nothing of that name.
+        BadData: It cannot be read, or has no padding or end token.
     """
     if isinstance(source, Tokeniser):
         return source
     path = Path(source)
-    if path.is_file():
-        return SentencePieceTokeniser(path.read_bytes())
-    if path.suffix in (".model", ".spm"):
-        raise FileRefused(f"no SentencePiece model at {path}.")
+    if path.suffix in (".model", ".spm") or (path.exists() and not path.is_dir()):
+        path = check_file(path, what="SentencePiece model", at_most=limits().text)
+        if path.name in _OF_FOLDERS:
+            raise FileRefused(f"{shown(path)} is one file of a tokeniser; give its folder, {shown(path.parent)}.")
+        with reading(shown(path)):
+            content = path.read_bytes()
+        try:
+            return SentencePieceTokeniser(content)
+        except BadData as error:
+            raise BadData(f"{shown(path)}: {error}") from error
     return HubTokeniser(str(source))
