@@ -94,7 +94,7 @@ def load(model: nn.Module, path: str | Path, *, entry: str | None = None) -> lis
         found = [replace(place, strangers=[]) for place in found if place.prefix.startswith(f"{entry}.")]
         if not found:
             raise CheckpointMismatch(f"{content.path} has no weights for the model under {shown(entry)!r}.")
-    if not flat.tensors:
+    if not flat.tensors and not flat.others:
         raise CheckpointMismatch(f"{content.path} {_held(content.tree)}; save model.state_dict().")
     fitting, other = _fitting(content.path, [place for place in found if place.fits])
     failures: list[str] = []
