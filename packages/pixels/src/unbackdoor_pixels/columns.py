@@ -33,9 +33,7 @@ def column_of(names: Sequence[str], given: str | None, usual: Sequence[str], opt
         return given
     found = next((name for name in usual if name in names), None)
     if found is None:
-        raise BadData(
-            f"none of the columns {listed(names, 30)} is one of {', '.join(usual)}; name it with {option}=...."
-        )
+        raise BadData(f"the columns are {listed(names, 30)}, none of {', '.join(usual)}; name it with {option}=....")
     return found
 
 

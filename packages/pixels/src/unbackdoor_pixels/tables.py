@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,17 +143,17 @@ def _read_file(path: Path, pick: Pick) -> Records:
         metadata = parquet.read_metadata(path)
         schema = metadata.schema.to_arrow_schema()
         picked = list(dict.fromkeys(pick(schema.names)))
-        chunks = list(_chunks(metadata, picked))
-        declared = sum(_declared(chunk, metadata.schema) for chunk in chunks)
+        declared = _declared(metadata, picked)
         check_bytes(source, declared, stored)
         rows = max(1, min(_MOST_ROWS, _AT_ONCE * max(1, metadata.num_rows) // max(1, declared)))
         # read so, each value is held once, however many rows repeat it, and what all would take can be counted
-        repeated = sorted({chunk.path_in_schema for chunk, _ in chunks if chunk.physical_type == "BYTE_ARRAY"})
+        repeated = [leaf.path for leaf in _leaves(metadata, picked) if leaf.physical_type == "BYTE_ARRAY"]
         unpacked = 0
         with parquet.ParquetFile(path, read_dictionary=repeated) as file:
-            for batch in file.iter_batches(batch_size=rows, columns=picked):
-                unpacked += sum(_unpacked(batch.column(name)) for name in picked)
-                check_bytes(source, unpacked, stored)
+            for group in range(metadata.num_row_groups):  # each has dictionaries of its own
+                for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=picked):
+                    unpacked += sum(_unpacked(batch.column(name)) for name in picked)
+                    check_bytes(source, unpacked, stored)
         columns: dict[str, list[Any]] = {name: [] for name in picked}
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=rows, columns=picked):
@@ -164,20 +164,23 @@ def _read_file(path: Path, pick: Pick) -> Records:
     return Records(columns, names, source, _class_names(schema.metadata or {}, source))
 
 
-def _chunks(metadata: Any, picked: Sequence[str]) -> Iterator[tuple[Any, int]]:
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        for place in range(row_group.num_columns):
-            chunk = row_group.column(place)
-            if chunk.path_in_schema.split(".", 1)[0] in picked or chunk.path_in_schema in picked:
-                yield chunk, place
+def _leaves(metadata: Any, picked: Sequence[str]) -> list[Any]:
+    """The columns of plain values that the picked ones consist of."""
+    leaves = [metadata.schema.column(place) for place in range(metadata.num_columns)]
+    return [leaf for leaf in leaves if leaf.path in picked or leaf.path.split(".", 1)[0] in picked]
 
 
-def _declared(found: tuple[Any, int], schema: Any) -> int:
-    """Bytes that a chunk of a column declares: its pages, or its values where they are wider."""
-    chunk, place = found
-    width = schema.column(place).length if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY" else _INDEX
-    return max(int(chunk.total_uncompressed_size), int(chunk.num_values) * int(width))
+def _declared(metadata: Any, picked: Sequence[str]) -> int:
+    """Bytes that a file declares: its pages, or one value of each column in each row where those are more.
+
+    What it says of single chunks of columns is not asked for: pyarrow ends the process where that is damaged.
+    """
+    pages = sum(int(metadata.row_group(place).total_byte_size) for place in range(metadata.num_row_groups))
+    widths = [
+        int(leaf.length) if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" else _INDEX
+        for leaf in _leaves(metadata, picked)
+    ]
+    return max(pages, int(metadata.num_rows) * sum(widths))
 
 
 def _unpacked(array: Any) -> int:
@@ -217,14 +220,15 @@ def records_of(table: Any, pick: Pick, source: str) -> Records:
 def _class_names(metadata: Mapping[bytes, bytes], source: str) -> dict[str, tuple[str, ...]]:
     """Class names by column, as the Hub keeps them (``ClassLabel``, or a list of it), ``""`` for any column."""
     found: dict[str, tuple[str, ...]] = {}
-    if b"label_names" in metadata:
-        found[""] = _texts(json.loads(metadata[b"label_names"]), source)
-    features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    for column, feature in features.items():
-        inner = feature[0] if isinstance(feature, list) and feature else feature
-        inner = inner.get("feature", inner) if isinstance(inner, dict) else {}
-        if isinstance(inner, dict) and inner.get("names"):
-            found[column] = _texts(inner["names"], source)
+    with reading(f"the metadata of {source}", "write them anew"):
+        if b"label_names" in metadata:
+            found[""] = _texts(json.loads(metadata[b"label_names"]), source)
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        for column, feature in features.items():
+            inner = feature[0] if isinstance(feature, list) and feature else feature
+            inner = inner.get("feature", inner) if isinstance(inner, dict) else {}
+            if isinstance(inner, dict) and inner.get("names"):
+                found[column] = _texts(inner["names"], source)
     return found
 
 
