@@ -109,12 +109,20 @@ def _other(path: Path, head: bytes, text: bytes) -> tuple[str, str]:
             "a plain pickle that torch.save did not write, and unpickling runs its author's code",
             "if you trust its source, convert it in a sandbox: torch.save(model.state_dict(), 'weights.pt')",
         )
-    if len(head) >= 8 and path.suffix == ".safetensors":
-        return "no safetensors file, or was cut off: its header does not fit its size", again
+    return _in_words(path, head, text)
+
+
+def _in_words(path: Path, head: bytes, text: bytes) -> tuple[str, str]:
+    """What a file of no other kind is: a text, or nothing known."""
+    again = f"fetch it again, or give {_WANTED}"
     try:
-        words = shown(head[:300].decode("utf-8", "strict").strip().splitlines()[0], 60)
+        words = head[:300].decode("utf-8").strip().splitlines()[0]
     except (UnicodeDecodeError, IndexError):
+        words = "\0"
+    if "\0" in words:
+        if path.suffix == ".safetensors":
+            return "no safetensors file, or was cut off: its header does not fit its size", again
         return "of no known kind, or damaged", again
     if text.startswith((b"{", b"[")):
-        return f"a text in JSON that begins with {words!r}", f"give {_WANTED}, or the index file of its shards (.json)"
-    return f"a text that begins with {words!r}", f"give {_WANTED}"
+        return f"a text in JSON that begins with '{shown(words, 60)}'", f"give {_WANTED}"
+    return f"a text that begins with '{shown(words, 60)}'", f"give {_WANTED}"

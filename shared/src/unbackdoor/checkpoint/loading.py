@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from unbackdoor.checkpoint.archives import damaged
 from unbackdoor.checkpoint.files import Content, read_content
 from unbackdoor.checkpoint.fitting import check_finite, check_kinds, judged, names_of
 from unbackdoor.checkpoint.kinds import shown
 from unbackdoor.checkpoint.layouts import Flat, Place, flatten, is_averaged, main_folder, places
 from unbackdoor.errors import CheckpointMismatch, TooLarge
-from unbackdoor.reading import reading
 
 __all__ = ["EXTRA", "load", "metadata_of", "read"]
 
@@ -123,7 +123,7 @@ def _flat(content: Content) -> Flat:
     except TooLarge as error:
         raise TooLarge(f"{content.path}: {error}") from error
     if EXTRA in content.metadata:
-        with reading(content.path, "save it again"):
+        with damaged(content.path, "save it again"):
             for name, value in dict(json.loads(content.metadata[EXTRA])).items():
                 flat.others[name], flat.folders[name] = value, ""
     return flat
