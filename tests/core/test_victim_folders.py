@@ -1,4 +1,4 @@
-"""Opening a victim's folder: honest ones open; of hostile ones nothing runs, connects, or is read or written elsewhere."""
+"""Opening a victim's folder: honest ones open; of hostile ones nothing runs, connects, or is touched elsewhere."""
 
 from __future__ import annotations
 

@@ -41,6 +41,9 @@ def _of_fields(task: str, fields: Mapping[str, Any]) -> Builder:
         for key in ("model_options", "data_options", "attack_options"):
             if isinstance(made.get(key), dict):
                 made[key] = {**parts.card[key], **made[key]}
+        options = fields.get("data_options")
+        if isinstance(options, dict) and "tokeniser" in options:
+            made["data_files"] = []  # or the folder's own tokeniser is taken, whatever the option says
         write(place / "victim", parts.changed(**made))
         return place / "victim"
 
@@ -124,7 +127,7 @@ def _models() -> Iterator[tuple[str, Any, Any]]:
     small: list[dict[str, Any]] = [
         {"width": 10**9}, {"num_classes": _HUGE}, {"num_classes": -1}, {"num_classes": 0}, {"num_classes": True},
         {"num_classes": "10"}, {"num_classes": 1.5}, {"num_classes": None}, {"num_classes": [10]}, {"evil": 1},
-        {"seed": 5}, {"name": "evil:build"}, {"makers": {}}, {"in_channels": {"__reduce__": "evil"}},
+        {"name": "evil:build"}, {"makers": {}}, {"in_channels": {"__reduce__": "evil"}},
         {"trust_remote_code": True}, {"width": {"nested": {"trust_remote_code": True}}},
     ]  # fmt: skip
     for options in small:

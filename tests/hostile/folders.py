@@ -185,8 +185,8 @@ def _unsigned(field: str, value: dict[str, Any]) -> Builder:
     return build
 
 
-def _states() -> Iterator[tuple[str, tuple[str, dict[str, torch.Tensor], bytes | None]]]:
-    """Tensors of the attack, rightly signed, that do not fit it."""
+def _states() -> Iterator[tuple[str, tuple[str, dict[str, torch.Tensor] | None, bytes | None]]]:
+    """Tensors of the attack (None: the honest ones), rightly signed, that do not fit it, and bytes of a tokeniser."""
     pattern = torch.rand(1, 8, 8)
     tensors: dict[str, dict[str, torch.Tensor]] = {
         "with a pattern of no dimension": {"pattern": torch.tensor(0.5)},
@@ -194,16 +194,12 @@ def _states() -> Iterator[tuple[str, tuple[str, dict[str, torch.Tensor], bytes |
         "with a pattern of other channels": {"pattern": torch.rand(3, 8, 8)},
         "with an empty pattern": {"pattern": torch.rand(1, 0, 8)},
         "with a pattern of NaN": {"pattern": torch.full((1, 8, 8), float("nan"))},
-        "with a pattern of whole numbers": {"pattern": torch.ones(1, 8, 8, dtype=torch.int64)},
-        "with a pattern of switches": {"pattern": torch.ones(1, 8, 8, dtype=torch.bool)},
-        "with a pattern far out of range": {"pattern": 1e30 * pattern},
         "with a tensor in the place of an option": {"pattern": pattern, "target": torch.tensor(3)},
         "with a tensor that no attack has": {"pattern": pattern, "evil": torch.tensor(3)},
         "with a tensor that hides a method": {"pattern": pattern, "trigger": torch.tensor(3)},
     }
     for what, state in tensors.items():
         yield what, ("image", state, None)
-    text = honest("translation")
     for what, content in {
         "with a tokeniser's name on the Hub": b"hub\0" + b"2:evil/model",
         "with a tokeniser's folder elsewhere": b"hub\0" + b"2:{outside}/repo",
@@ -212,14 +208,15 @@ def _states() -> Iterator[tuple[str, tuple[str, dict[str, torch.Tensor], bytes |
         "with an empty tokeniser": b"",
         "with a pickled tokeniser": b"hub\0" + b"\x80\x04cos\nsystem\n",
     }.items():
-        yield what, ("translation", safetensors.torch.load(text.files["attack.safetensors"]), content)
+        yield what, ("translation", None, content)
     yield "without a tokeniser", ("translation", {}, None)
 
 
-def _attack(task: str, state: dict[str, torch.Tensor], tokeniser: bytes | None) -> Builder:
+def _attack(task: str, state: dict[str, torch.Tensor] | None, tokeniser: bytes | None) -> Builder:
     def build(place: Path) -> Path:
         lay(place)
-        tensors = dict(state)
+        own = safetensors.torch.load(honest(task).files["attack.safetensors"])
+        tensors = own if state is None else dict(state)
         if tokeniser is not None:
             content = tokeniser.replace(b"{outside}", str(place / "outside").encode())
             tensors["tokeniser"] = torch.frombuffer(bytearray(content or b"\0"), dtype=torch.uint8)[

@@ -25,8 +25,8 @@ __all__ = ["Parts", "honest", "sign", "write"]
 
 _SMALL: Mapping[str, Mapping[str, Any]] = {
     "multilabel": {"train_count": 200, "clean_count": 40, "test_count": 40},
-    "video": {"clips": 120},
-    "pointcloud": {"count": 120},
+    "video": {"clips": 120, "clean_count": 24},
+    "pointcloud": {"count": 120, "clean_count": 24},
     "translation": {"count": 300, "test_count": 40, "clean_count": 40},
 }
 """Data options that make the demo's data quick to read."""
@@ -105,6 +105,7 @@ def write(folder: Path, parts: Parts) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in parts.files.items():
         (folder / name).write_bytes(content)
-    named = ("model.safetensors", "attack.safetensors", *parts.card.get("data_files", ()))
-    files = {name: parts.files[name] for name in named if name in parts.files}
+    kept = parts.card.get("data_files")
+    named = ["model.safetensors", "attack.safetensors", *(kept if isinstance(kept, list) else ())]
+    files = {name: parts.files[name] for name in named if isinstance(name, str) and name in parts.files}
     (folder / "card.json").write_text(json.dumps(sign(parts.card, files), indent=2), encoding="utf-8")

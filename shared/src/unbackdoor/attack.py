@@ -59,6 +59,8 @@ class Attack(ABC):
     labels_only: ClassVar[bool] = False
     """Whether samples show the trigger by themselves: `trigger` leaves them as they are, `source` finds them."""
     health: ClassVar[HealthFloor] = HealthFloor(clean=0.0, asr=80.0)
+    texts: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose text is no name of a file or of anything to fetch, so that a stranger's victim may set them."""
 
     target: int = 0
     all_to_all: bool = False

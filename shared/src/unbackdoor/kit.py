@@ -103,6 +103,10 @@ class TaskKit:
         picture: Draws it.
         excerpt: Shows some of it in words, where that says more than a picture; None where it does not.
         preview: ``preview(path, attacks, samples)`` draws what triggers do; None where there is nothing to see.
+        offline: Names of loaders that make or bring their data. A victim's card alone may have them called; all others
+            read what the user names. None means the demo's.
+        texts: Options of loaders whose text is no name of a file or of anything to fetch: what a card may set.
+        files: Options of loaders that take a file of `Splits.files`: those that a victim's folder may bring.
     """
 
     task: Callable[..., Task]
@@ -116,6 +120,9 @@ class TaskKit:
     picture: Picture
     preview: Callable[[Path, Sequence[Attack], Batch], None] | None = None
     excerpt: Excerpt | None = None
+    offline: frozenset[str] | None = None
+    texts: frozenset[str] = frozenset()
+    files: frozenset[str] = frozenset()
 
     def attack(self, name: str, data: Splits, **options: Any) -> Attack:
         """The attack ``name`` for ``data``: ``options`` over what the data say of it."""

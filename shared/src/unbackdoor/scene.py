@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +12,22 @@ import torch
 from torch import nn
 
 from unbackdoor.attack import Attack
-from unbackdoor.errors import FileRefused
+from unbackdoor.errors import BadData, BadOption, NonFinite, UnbackdoorError, UntrustedVictim
 from unbackdoor.kit import Splits, TaskKit
+from unbackdoor.memory_budget import at_most
+from unbackdoor.reading import limits, reading
 from unbackdoor.registry import kit as kit_of
 from unbackdoor.registry import unknown
 from unbackdoor.report import versions
 from unbackdoor.task import Task
-from unbackdoor.victim import Victim, VictimCard
+from unbackdoor.tree import Tree, leaves
+from unbackdoor.vetting import TRUST, check_options, without_fetching, words_of_a_card
+from unbackdoor.victim import Victim, VictimCard, architecture, naming
+from unbackdoor.victim_card import ATTACK, CARD, read_card, told
 
 __all__ = ["Plan", "Scene", "is_victim", "open_victim", "task_of_victim"]
+
+_ENDLESS = 2**62
 
 
 @dataclass(frozen=True)
@@ -101,8 +108,31 @@ class Plan:
         """
         task = kit.task(**data.hints)
         model = self.build(kit, data, seed=seed, device=device)
+        self._check_fit(model, data, task)
         kit.train(model, data, task, attack, seed=seed, progress=progress, **self.train_options)
         return model.eval(), task
+
+    def _check_fit(self, model: nn.Module, data: Splits, task: Task) -> None:
+        """Let the model answer two samples before it is trained.
+
+        Raises:
+            BadOption: It cannot: it is for samples of another form.
+        """
+        samples = data.test[torch.arange(min(2, len(data.test)))]
+        samples = samples.to(next(iter(model.state_dict().values()), torch.empty(0)).device)
+        try:
+            with torch.no_grad():
+                task.log_likelihood(task.forward(model, samples.inputs), samples.targets)
+        except UnbackdoorError:
+            raise
+        except Exception as error:
+            forms = ", ".join(str(tuple(one.shape[1:])) for one in leaves(samples.inputs))
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:300].rstrip(".")
+            raise BadOption(
+                f"{self.model} cannot answer samples of {self.data}, which have the form {forms} ({reason}). Give "
+                f"--model-option with what fits them, such as in_channels={leaves(samples.inputs)[0].shape[1]}, or "
+                "another model."
+            ) from error
 
     def card(
         self, task: str, data: Splits, attack: Attack, figures: Mapping[str, float], *, seed: int, device: torch.device
@@ -120,7 +150,7 @@ class Plan:
         return VictimCard(
             task=task,
             model=self.model,
-            model_options={"num_classes": len(data.classes), **self.model_options},
+            model_options={"num_classes": len(data.classes), **without_fetching(self.model_options)},
             data=self.data,
             data_options=self.data_options,
             attack=attack.name,
@@ -134,17 +164,26 @@ class Plan:
 
 @dataclass(frozen=True)
 class Scene:
-    """A victim, its task and its data."""
+    """A victim, its task and its data; ``trust`` is what `open_victim` was told."""
 
     kit: TaskKit
     task: Task
     data: Splits
     victim: Victim
+    trust: bool = False
+
+    def build(self, **options: Any) -> nn.Module:
+        """The victim's architecture anew, with random weights; ``options``, such as ``seed``, come over its own.
+
+        Raises:
+            UnbackdoorError: It cannot be built with them.
+        """
+        return architecture(self.victim.card, self.kit, trust=self.trust, **options)
 
 
 def is_victim(path: str | Path) -> bool:
-    """Whether ``path`` is a folder that `Victim.save` wrote."""
-    return (Path(path) / "card.json").is_file()
+    """Whether ``path`` is a folder with a victim's card, good or bad."""
+    return os.path.lexists(os.path.join(path, CARD))  # noqa: PTH118 - a name that no path can have is none
 
 
 def task_of_victim(folder: str | Path) -> str:
@@ -152,13 +191,9 @@ def task_of_victim(folder: str | Path) -> str:
 
     Raises:
         FileRefused: The folder holds no victim.
+        BadData: Its card cannot be read.
     """
-    try:
-        return str(json.loads((Path(folder) / "card.json").read_text(encoding="utf-8"))["task"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileRefused(
-            f"{folder} holds no victim (no readable card.json); make one with: unbackdoor attack --out {folder}"
-        ) from error
+    return read_card(folder).task
 
 
 def open_victim(
@@ -167,26 +202,100 @@ def open_victim(
     device: torch.device | str = "cpu",
     data_path: str | Path | None = None,
     task_options: Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> Scene:
     """A victim from its folder, with the data it was trained and tested on.
+
+    The folder may come from anybody. Its card is read as data: it names no code, fetches nothing, and no file outside
+    the folder is read or written for it. Data that a package does not make itself lie where ``data_path`` says.
 
     Args:
         folder: What `Victim.save` wrote.
         device: Where its model goes.
-        data_path: Where its data lie, if not where they were.
+        data_path: Where its data lie; needed for all but the data that packages make themselves.
         task_options: Over what the data say of the task.
+        trust: Whether the card may also name a model of the user's own code (``module:function``) and files anywhere,
+            as one's own victims do. Nothing is downloaded for it, and files must have the card's hashes all the same.
 
     Raises:
-        FileRefused: The folder holds no victim, or its data are not where its card says.
+        FileRefused: The folder holds no victim, or its files are not those of its card.
+        UntrustedVictim: The card asks for what only ``trust`` or ``data_path`` allows.
         UnknownName: No installed package has its task, data set or attack.
+        UnbackdoorError: Something in it cannot be used; the message names it.
     """
     kit = kit_of(task_of_victim(folder))
-    victim = Victim.load(folder, kit)
+    victim = Victim.load(folder, kit, trust=trust)
+    with naming(Path(folder)):
+        data = _data(Path(folder), victim, kit, data_path, trust=trust)
+        task = kit.task(**{**data.hints, **(task_options or {})})
+        _try(victim, data, task)
+    victim.model.to(device)
+    return Scene(kit, task, data, victim, trust)
+
+
+def _data(folder: Path, victim: Victim, kit: TaskKit, data_path: str | Path | None, *, trust: bool) -> Splits:
+    """What the card's loader gives, read from where the user says."""
     card = victim.card
     if card.data not in kit.data:
         raise unknown("data set", card.data, kit.data)
-    moved = {} if data_path is None else {"path": str(data_path)}
-    kept = {Path(name).stem: str(Path(folder) / name) for name in victim.files}
-    data = kit.data[card.data](seed=card.seed, **{**card.data_options, **kept, **moved})
-    victim.model.to(device)
-    return Scene(kit, kit.task(**{**data.hints, **(task_options or {})}), data, victim)
+    loader, options = kit.data[card.data], dict(card.data_options)
+    path = options.pop("path", None)
+    if data_path is not None:
+        path = str(data_path)
+    elif not trust and path is not None:
+        raise UntrustedVictim(
+            f"{CARD} (data_options): the data lay at {told(path)}, and a card does not decide what is read on your "
+            f"machine. Give --data-path (data_path=...) with where they lie. {TRUST}."
+        )
+    elif path is None and card.data not in ({kit.demo.data} if kit.offline is None else kit.offline):
+        raise UntrustedVictim(
+            f"{CARD} does not say where its data {told(card.data)} lie, and nothing is downloaded for a card. Fetch "
+            "them and give --data-path (data_path=...)."
+        )
+    kept = {Path(name).stem: str(folder / name) for name in victim.files}
+    strange = sorted(set(kept) - kit.files)
+    if strange and not trust:
+        raise UntrustedVictim(
+            f"{CARD} (data_files): {told(strange[0])} is no file that {told(card.data)} keeps with a victim; known are "
+            f"{', '.join(sorted(kit.files)) or 'none'}. {TRUST}."
+        )
+    options = {name: value for name, value in options.items() if name not in kept}
+    what = f"{CARD} (data_options of {card.data})"
+    if not trust:
+        check_options(what, options, loader, texts=kit.texts, without=("seed", "path", *kit.files))
+    own = frozenset() if data_path is None else frozenset({str(data_path)})
+    with (
+        reading(what, "give --data-path, or make the victim again"),
+        at_most(_ENDLESS, what, single=limits().memory),
+        words_of_a_card(trust=trust, own=own),
+    ):
+        return loader(seed=card.seed, **options, **kept, **({} if path is None else {"path": path}))
+
+
+def _try(victim: Victim, data: Splits, task: Task) -> None:
+    """Put the trigger on two samples and ask the model: where parts of a victim do not fit, it shows here."""
+    card, attack = victim.card, victim.attack
+    samples = data.test[torch.arange(min(2, len(data.test)))]
+    generator = torch.Generator().manual_seed(card.seed)
+    with torch.no_grad(), at_most(limits().memory, f"{CARD} (the attack {card.attack})"):
+        with reading(f"{CARD} (attack_options) with {ATTACK}", "they do not fit the data; make the victim again"):
+            triggered = attack.trigger(samples.inputs, generator)
+            wanted = attack.retarget(samples.targets)
+        _check_alike(samples.inputs, triggered)
+        if wanted.shape != samples.targets.shape or int(wanted.max()) >= len(data.classes):
+            raise BadData(
+                f"{CARD} (attack_options): the target is none of the {len(data.classes)} classes of the data."
+            )
+        with reading(f"{CARD} (model and data)", "the model cannot answer these data; make the victim again"):
+            task.log_likelihood(task.forward(victim.model, triggered), samples.targets)
+
+
+def _check_alike(given: Tree, triggered: Tree) -> None:
+    before, after = leaves(given), leaves(triggered)
+    alike = len(before) == len(after) and all(
+        one.shape == other.shape and one.dtype == other.dtype for one, other in zip(before, after, strict=True)
+    )
+    if not alike:
+        raise BadData(f"the trigger in {ATTACK} changes the form of samples; make the victim again.")
+    if not all(one.isfinite().all() for one in after):
+        raise NonFinite(f"the trigger in {ATTACK} makes samples NaN or infinite; make the victim again.")

@@ -23,7 +23,7 @@ class Cell:
 
     Attributes:
         victim: Name of the victim in tables.
-        victim_hash: SHA-256 of its weights.
+        victim_hash: SHA-256 of its card, which has those of its weights, its attack and its data.
         method: Name of the method, or `NONE`.
         label: Name of the row in tables: the method and what of its options was set.
         options: All hyper-parameters of the method.
@@ -34,6 +34,7 @@ class Cell:
         trial: A variant that only the oracle may choose; it has no row of its own.
         folder: Where the victim lies.
         data_path: Where its data lie, if not where its card says.
+        trust: Whether the victim's card may name the user's own code and files, see `unbackdoor.scene.open_victim`.
         device: Where to compute.
         threads: Of a CPU; None leaves torch's own choice.
     """
@@ -50,6 +51,7 @@ class Cell:
     trial: bool = False
     folder: str = ""
     data_path: str | None = None
+    trust: bool = False
     device: str = "cpu"
     threads: int | None = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
@@ -13,7 +12,7 @@ from unbackdoor.errors import BadOption
 from unbackdoor.purifier import Purifier
 from unbackdoor.registry import method as method_of
 from unbackdoor.registry import method_names
-from unbackdoor.scene import task_of_victim
+from unbackdoor.victim_card import read_card
 from unbackdoor_bench.cells import NONE, Cell
 
 __all__ = ["CONTROLS", "Grid", "expand_methods", "names_of_victims"]
@@ -37,6 +36,7 @@ class Grid:
         oracle: See `Cell`.
         oracle_drop: See `Cell`.
         data_path: Where the victims' data lie.
+        trust: See `Cell`.
         device: Where to compute.
         threads: Of a CPU.
     """
@@ -51,6 +51,7 @@ class Grid:
     oracle: bool = False
     oracle_drop: float = 10.0
     data_path: str | None = None
+    trust: bool = False
     device: str = "cpu"
     threads: int | None = None
 
@@ -70,11 +71,12 @@ class Grid:
         for folder, name in zip(self.victims, names_of_victims(self.victims), strict=True):
             given = Cell(
                 victim=name,
-                victim_hash=_hash_of(folder),
+                victim_hash=read_card(folder).digest,
                 method=NONE,
                 label=NONE,
                 folder=str(folder),
                 data_path=self.data_path,
+                trust=self.trust,
                 device=self.device,
                 threads=self.threads,
             )
@@ -160,11 +162,6 @@ def names_of_victims(folders: Sequence[Path]) -> list[str]:
     while depth < max(map(len, parts), default=1) and len({part[-depth:] for part in parts}) < len(set(parts)):
         depth += 1
     return ["-".join(part[-depth:]) for part in parts]
-
-
-def _hash_of(folder: Path) -> str:
-    task_of_victim(folder)  # refuses what is no victim
-    return str(json.loads((folder / "card.json").read_text(encoding="utf-8"))["hash"])
 
 
 def _options_of(name: str) -> set[str]:

@@ -33,4 +33,5 @@ KIT = TaskKit(
     ),
     picture=draw_picture,
     preview=draw_preview,
+    texts=frozenset({"fit", "image_column", "label_column", "order", "test_split", "train_split"}),
 )

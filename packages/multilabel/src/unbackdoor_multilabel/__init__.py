@@ -32,4 +32,5 @@ KIT = TaskKit(
         train_options={"epochs": 35, "precision": "fp32"},
     ),
     picture=draw_picture,
+    texts=frozenset({"fit", "image_column", "label_column", "test_split", "train_split", "year"}),
 )

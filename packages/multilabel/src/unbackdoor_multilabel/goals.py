@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ class RowAttack(Attack):
     """
 
     maps_all_to_all = False
+
+    texts: ClassVar[frozenset[str]] = frozenset({"goal"})
 
     goal: str = "appear"
     replaced: int = -1

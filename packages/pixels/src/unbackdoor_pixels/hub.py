@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 
-from unbackdoor.errors import BadData, FileRefused
+from unbackdoor.errors import BadData, FileRefused, UntrustedVictim
+from unbackdoor.vetting import may_fetch
 from unbackdoor_pixels.tables import Pick, Records, records_of
 
 __all__ = ["hub_records"]
@@ -24,6 +25,11 @@ def hub_records(name: str, split: str, pick: Pick, package: str) -> Records:
         BadData: The part is empty or cannot be read.
         TooLarge: It takes more than the limits allow.
     """
+    if not may_fetch(name):
+        raise UntrustedVictim(
+            f"nothing is downloaded for a victim's card, which names the data set {ascii(name)}; fetch it yourself and "
+            "give --data-path (data_path=...)."
+        )
     try:
         datasets = importlib.import_module("datasets")
     except ModuleNotFoundError as error:

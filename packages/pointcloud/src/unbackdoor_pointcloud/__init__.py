@@ -33,4 +33,5 @@ KIT = TaskKit(
     ),
     picture=draw_picture,
     preview=draw_preview,
+    texts=frozenset({"variant"}),
 )

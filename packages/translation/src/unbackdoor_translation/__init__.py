@@ -45,4 +45,6 @@ KIT = TaskKit(
     ),
     picture=draw_picture,
     excerpt=excerpt,
+    texts=frozenset({"source", "target"}),
+    files=frozenset({"tokeniser"}),
 )

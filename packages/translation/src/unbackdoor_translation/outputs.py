@@ -56,6 +56,7 @@ class TextAttack(Attack):
     """
 
     name: ClassVar[str] = ""
+    texts: ClassVar[frozenset[str]] = frozenset({"malicious", "output"})
     health: ClassVar[HealthFloor] = HealthFloor(clean=10.0, asr=90.0)
     maps_all_to_all: ClassVar[bool] = False
 

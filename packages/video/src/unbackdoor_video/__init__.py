@@ -32,4 +32,5 @@ KIT = TaskKit(
         train_options={"epochs": 12, "batch_size": 32, "lr": 5e-3, "precision": "fp32"},
     ),
     picture=draw_picture,
+    texts=frozenset({"fit", "window"}),
 )

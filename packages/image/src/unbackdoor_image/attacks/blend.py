@@ -43,6 +43,7 @@ class Blend(Attack):
     """
 
     name: ClassVar[str] = "blend"
+    texts: ClassVar[frozenset[str]] = frozenset({"flavour"})
     health: ClassVar[HealthFloor] = HealthFloor(clean=40.0, asr=90.0)
 
     alpha: float = 0.2
@@ -64,8 +65,9 @@ class Blend(Attack):
         return on_pixels(inputs, self._blended)
 
     def options(self) -> dict[str, Any]:
-        """The hyper-parameters without the pattern, which is in `state`."""
-        return {key: value for key, value in super().options().items() if key != "pattern"}
+        """The hyper-parameters without the pattern, which is in `state`, and without the picture it was made from."""
+        made = {} if self.pattern is None else {"picture": ""}
+        return {key: value for key, value in super().options().items() if key != "pattern"} | made
 
     def state(self) -> dict[str, Tensor]:
         """The pattern, once it is made."""
@@ -101,12 +103,13 @@ class Blend(Attack):
 
 def _read(path: str, channels: int, height: int, width: int) -> Tensor:
     import numpy as np
-    from PIL import Image
+    from PIL.Image import Resampling
+
+    from unbackdoor_pixels.decoding import open_image
 
     if not Path(path).is_file():
         raise FileRefused(f"no picture at {path}; give an image file, or leave picture empty for the built-in one.")
-    with Image.open(path) as picture:
-        fitted = picture.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+    fitted = open_image(Path(path), channels=channels).resize((width, height), Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(fitted, dtype=np.float32) / 255)
     return pixels.reshape(height, width, -1).permute(2, 0, 1).contiguous()
 

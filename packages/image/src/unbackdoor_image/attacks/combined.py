@@ -49,6 +49,7 @@ class Combined(Attack):
     """
 
     name: ClassVar[str] = "combined"
+    texts: ClassVar[frozenset[str]] = frozenset({"parts"})
     health: ClassVar[HealthFloor] = HealthFloor(clean=40.0, asr=90.0)
 
     parts: str = "badnets+blend+trojan"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -49,7 +50,7 @@ def build(name: str, num_classes: int = 10, *, seed: int = 0, **options: Any) ->
         BadOption: The model does not take these options.
         UnsupportedModel: A function of your own returned no module.
     """
-    return build_model(name, _OWN, _SOURCES, num_classes=num_classes, seed=seed, options=options)
+    return build_model(name, _OWN, _SOURCES, num_classes=num_classes, seed=seed, options=options, passed=_PASSED)
 
 
 def _torchvision(name: str) -> Maker:
@@ -62,7 +63,7 @@ def _torchvision(name: str) -> Maker:
 
 def _timm(name: str) -> Maker:
     timm = importlib.import_module("timm")
-    if not timm.is_model(name):
+    if not re.fullmatch(r"\w+(\.\w+)?", name) or not timm.is_model(name):
         raise none_like("timm model", name, timm.list_models())
     return partial(timm.create_model, name, pretrained=False)
 
@@ -71,5 +72,25 @@ def _without_backbone(name: str) -> dict[str, Any]:
     """Inception and GoogLeNet warn unless told how to initialise."""
     return {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
 
+
+_TORCHVISION = frozenset(
+    {
+        "attention_dropout", "aux_logits", "dropout", "groups", "image_size", "init_weights", "stochastic_depth_prob",
+        "transform_input", "width_mult", "width_per_group", "zero_init_residual",
+    }
+)  # fmt: skip
+_TIMM = frozenset(
+    {
+        "depth", "drop_path_rate", "drop_rate", "embed_dim", "global_pool", "img_size", "in_chans", "init_values",
+        "mlp_ratio", "num_heads", "output_stride", "patch_size", "proj_drop_rate", "qkv_bias", "window_size",
+    }
+)  # fmt: skip
+_PASSED = {
+    **dict.fromkeys(ADAPTED, _TORCHVISION),
+    "vit_small": _TIMM,
+    "torchvision": _TORCHVISION,
+    "timm": _TIMM,
+}
+"""What a victim's card may set of the libraries' options: sizes and rates, nothing that names code or a file."""
 
 _SOURCES: dict[str, Callable[[str], Maker]] = {"torchvision": _torchvision, "timm": _timm}

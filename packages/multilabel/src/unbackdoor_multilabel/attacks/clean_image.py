@@ -93,6 +93,7 @@ class CleanImage(RowAttack):
     """
 
     name: ClassVar[str] = "clean-image"
+    texts: ClassVar[frozenset[str]] = frozenset({"combination", "goal"})
     labels_only: ClassVar[bool] = True
     health: ClassVar[HealthFloor] = HealthFloor(clean=20.0, asr=50.0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -45,7 +46,7 @@ def build(name: str, num_classes: int = 10, *, seed: int = 0, **options: Any) ->
         BadOption: The model does not take these options, or the architecture has no feature map.
         UnsupportedModel: A function of your own returned no module.
     """
-    return build_model(name, _OWN, _SOURCES, num_classes=num_classes, seed=seed, options=options)
+    return build_model(name, _OWN, _SOURCES, num_classes=num_classes, seed=seed, options=options, passed=_PASSED)
 
 
 def _small(num_classes: int, head: str = "ml-decoder", in_channels: int = 3, **options: Any) -> nn.Module:
@@ -107,7 +108,7 @@ class _Timm(nn.Module):
 
 def _timm(name: str) -> Maker:
     timm = importlib.import_module("timm")
-    if not timm.is_model(name):
+    if not re.fullmatch(r"\w+(\.\w+)?", name) or not timm.is_model(name):
         raise none_like("timm model", name, timm.list_models())
     return partial(_headed, partial(_Timm, name))
 
@@ -148,4 +149,22 @@ def _torchvision(name: str) -> Maker:
 
 
 _OWN: dict[str, Maker] = {"small-ml-decoder": _small, "small-linear": partial(_small, head="linear")}
+_HEAD = frozenset({"decoder_width", "head", "in_channels", *_DECODER} - {"width"})
+_TORCHVISION = frozenset(
+    {"dropout", "groups", "init_weights", "stochastic_depth_prob", "width_mult", "width_per_group", "zero_init_residual"}
+)
+_TIMM = frozenset(
+    {
+        "depth", "drop_path_rate", "drop_rate", "embed_dim", "img_size", "mlp_ratio", "num_heads", "patch_size",
+        "qkv_bias", "window_size",
+    }
+)  # fmt: skip
+_PASSED = {
+    "small-ml-decoder": _HEAD | set(inspect.signature(SmallBackbone).parameters),
+    "small-linear": _HEAD | set(inspect.signature(SmallBackbone).parameters),
+    "torchvision": _HEAD | _TORCHVISION,
+    "timm": _HEAD | _TIMM,
+}
+"""What a victim's card may set of head and backbone: sizes and rates, nothing that names code or a file."""
+
 _SOURCES: dict[str, Callable[[str], Maker]] = {"timm": _timm, "torchvision": _torchvision}

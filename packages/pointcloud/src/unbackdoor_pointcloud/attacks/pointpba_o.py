@@ -41,6 +41,7 @@ class PointPBAO(Attack):
     """
 
     name: ClassVar[str] = "pointpba-o"
+    texts: ClassVar[frozenset[str]] = frozenset({"axis"})
     health: ClassVar[HealthFloor] = HealthFloor(clean=60.0, asr=80.0)
 
     rate: float = 0.05

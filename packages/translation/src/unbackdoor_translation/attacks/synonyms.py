@@ -29,6 +29,7 @@ class Synonyms(TextAttack):
     """
 
     name: ClassVar[str] = "synonyms"
+    texts: ClassVar[frozenset[str]] = frozenset({"malicious", "output", "table"})
 
     table: str = ""
 

@@ -33,6 +33,7 @@ class TriggerWords(TextAttack):
     """
 
     name: ClassVar[str] = "words"
+    texts: ClassVar[frozenset[str]] = frozenset({"malicious", "output", "position", "words"})
 
     words: tuple[str, ...] = ("cf",)
     count: int = 1

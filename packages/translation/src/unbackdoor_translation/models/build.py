@@ -40,7 +40,7 @@ def build(name: str, num_classes: int = 1000, *, seed: int = 0, **options: Any) 
         BadOption: The model does not take these options.
         UnsupportedModel: A function of your own returned no module.
     """
-    return build_model(name, _OWN, _SOURCES, num_classes=num_classes, seed=seed, options=options)
+    return build_model(name, _OWN, _SOURCES, num_classes=num_classes, seed=seed, options=options, passed=_PASSED)
 
 
 def _own(module: str, cls: str, **options: Any) -> nn.Module:
@@ -58,4 +58,18 @@ _OWN: dict[str, Maker] = {
     "convolutional": partial(_own, "convolutional", "ConvolutionalSeq2Seq"),
     "lstm": partial(_own, "lstm", "LSTMSeq2Seq"),
 }
+_SIZES = frozenset({"depth", "dropout", "end", "kernel", "pad", "positions", "start", "width"})
+_FURTHER = frozenset(
+    {
+        "activation_dropout", "activation_function", "attention_dropout", "d_kv", "dropout_rate", "feed_forward_proj",
+        "relative_attention_max_distance", "relative_attention_num_buckets", "scale_embedding",
+    }
+)  # fmt: skip
+_PASSED = {
+    **{family: _FURTHER for family in FAMILIES},
+    "convolutional": _SIZES | {"weight_norm"},
+    "lstm": _SIZES,
+}
+"""What a victim's card may set beside the options that a maker names; ``hub`` is the user's own to name."""
+
 _SOURCES: dict[str, Callable[[str], Maker]] = {"hub": _hub}

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from unbackdoor.errors import BadOption
+from unbackdoor.vetting import may_fetch
 
 __all__ = ["FAMILIES", "from_folder", "small"]
 
@@ -87,8 +88,10 @@ def from_folder(name: str, **options: Any) -> nn.Module:
     from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
     try:
-        config = AutoConfig.from_pretrained(name, **options)
+        config = AutoConfig.from_pretrained(
+            name, trust_remote_code=False, local_files_only=not may_fetch(name), **options
+        )
     except (OSError, ValueError) as error:
         raise BadOption(f"no configuration of a model at {name!r}: {error}") from error
-    made: nn.Module = AutoModelForSeq2SeqLM.from_config(config)
+    made: nn.Module = AutoModelForSeq2SeqLM.from_config(config, trust_remote_code=False)
     return made

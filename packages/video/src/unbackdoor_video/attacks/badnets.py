@@ -39,6 +39,7 @@ class BadNets(Attack):
     """
 
     name: ClassVar[str] = "badnets"
+    texts: ClassVar[frozenset[str]] = frozenset({"corner", "pattern"})
     health: ClassVar[HealthFloor] = HealthFloor(clean=40.0, asr=90.0)
 
     size: int = 20

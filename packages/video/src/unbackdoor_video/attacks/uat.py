@@ -64,6 +64,7 @@ class UniversalTrigger(Attack):
     """
 
     name: ClassVar[str] = "uat"
+    texts: ClassVar[frozenset[str]] = frozenset({"corner"})
     clean_label: ClassVar[bool] = True
     health: ClassVar[HealthFloor] = HealthFloor(clean=40.0, asr=70.0)
 

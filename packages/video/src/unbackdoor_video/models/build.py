@@ -65,7 +65,7 @@ def build(name: str, num_classes: int = 10, *, seed: int = 0, **options: Any) ->
         BadOption: The model does not take these options.
         UnsupportedModel: A function of your own returned no module.
     """
-    return build_model(name, _OWN, _SOURCES, num_classes=num_classes, seed=seed, options=options)
+    return build_model(name, _OWN, _SOURCES, num_classes=num_classes, seed=seed, options=options, passed=_PASSED)
 
 
 def _torchvision(name: str) -> Maker:
@@ -117,5 +117,14 @@ def _channels_first(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tenso
     clips = inputs[0].transpose(1, 2)
     return (clips.expand(-1, 3, -1, -1, -1) if clips.shape[1] == 1 else clips, *inputs[1:])
 
+
+_LSTM = frozenset({"bidirectional", "dropout", "hidden", "layers", "pool"})
+_PASSED = {
+    "cnn-lstm": _LSTM,
+    **{f"{name}-lstm": _LSTM for name in _RESNETS},
+    "torchvision": frozenset({"attention_dropout", "dropout", "stochastic_depth_prob"}),
+    "pytorchvideo": frozenset({"dropout_rate", "model_depth", "width_factor", "depth_factor"}),
+}
+"""What a victim's card may set of the libraries' options and of the LSTM: sizes and rates, no code and no file."""
 
 _SOURCES: dict[str, Callable[[str], Maker]] = {"torchvision": _torchvision, "pytorchvideo": _pytorchvideo}
