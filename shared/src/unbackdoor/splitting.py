@@ -140,9 +140,10 @@ def split_classes(
         raise BadData(f"there are {len(train)} samples to train on; give at least {_FEWEST}, and one to test on.")
     if not 0 < test_share < 1:
         raise BadOption(f"test_share is {test_share}; it must lie in (0, 1).")
-    highest = max(int(part.targets.max()) for part in (train, *(() if test is None else (test,))))
-    if highest >= len(classes) or int(labels.min()) < 0:
-        raise BadData(f"labels reach from {int(labels.min())} to {highest}, but there are {len(classes)} class names.")
+    parts = [part.targets for part in (train, *(() if test is None else (test,)))]
+    lowest, highest = min(int(part.min()) for part in parts), max(int(part.max()) for part in parts)
+    if highest >= len(classes) or lowest < 0:
+        raise BadData(f"labels reach from {lowest} to {highest}, but there are {len(classes)} class names.")
     if test is None:
         tested = draw(labels, min(len(labels) - 2, max(1, round(test_share * len(labels)))), generator)
         rest = torch.ones(len(labels), dtype=torch.bool)
