@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import nn
 
 from unbackdoor.attack import Attack
+from unbackdoor.backend import exclusive
 from unbackdoor.checkpoint import load, save
+from unbackdoor.copying import copied
 from unbackdoor.data import CleanSet
-from unbackdoor.errors import BadOption, UnbackdoorError, UnsupportedModel
+from unbackdoor.errors import BadOption, UnbackdoorError
 from unbackdoor.evaluate import evaluate
 from unbackdoor.kit import TaskKit
-from unbackdoor.model import copy_ready, inner_model
 from unbackdoor.outcome import MAX_LOSS
 from unbackdoor.purifier import Purifier, Watch
 from unbackdoor.registry import as_method, as_task, check_seed
@@ -90,14 +91,7 @@ def purify(
     check_seed(seed)
     if watch is not None and not callable(watch):
         raise BadOption(f"watch is a {type(watch).__name__}; give a function that takes the progress, or leave it out.")
-    inner_model(model)
-    copy_ready(model)
-    try:
-        purified = copy.deepcopy(model)
-    except Exception as error:
-        raise UnsupportedModel(
-            f"the model cannot be copied ({type(error).__name__}: {error}); take off what cannot be, or purify it "
-            "in place with Purifier.purify(model, clean, task)."
-        ) from error
+    with exclusive():
+        purified, told = copied(model)
     report = purifier.purify(purified, clean, problem, seed=seed, watch=watch, anyway=anyway, max_loss=max_loss)
-    return purified, report
+    return purified, replace(report, notices=(*told, *report.notices))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.errors import SeveralAnswers
 from unbackdoor.labels import check_labels
 from unbackdoor.task import Batch, Meter, Task
 from unbackdoor.tree import Tree
 
 __all__ = ["Accuracy", "ClassTask", "pick_logits"]
+
+_ROUNDING = 1e-3
+"""By how much probabilities of half precision may miss 1 together."""
 
 
 class Accuracy:
@@ -70,6 +74,14 @@ class ClassTask(Task):
             return expected.sum(dim=1)
         return _at(logs, targets)
 
+    def as_logits(self, outputs: Tree) -> Callable[[Tensor], Tensor] | None:
+        """The logarithm, for outputs none of which is negative and that add up to 1 for each sample."""
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+            return None
+        likely = outputs.detach().double()
+        told = bool((likely >= 0).all()) and bool(((likely.sum(1) - 1).abs() < _ROUNDING).all())
+        return _logarithm if told else None
+
     def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
         """Mean softmax of each class over the samples, 0 where a sample's label names it: shape ``(classes,)``."""
         likely = _log_softmax(outputs).exp()
@@ -112,15 +124,32 @@ class ClassTask(Task):
         return _classes(targets)
 
 
-def pick_logits(answer: Any) -> Any:
-    """The logits of a plain answer, a dictionary, an output object or a tuple that begins with them."""
+def pick_logits(answer: Any, *, ndim: int = 2) -> Any:
+    """The logits of a plain answer, a dictionary, an output object, or a tuple of which one tensor can be meant.
+
+    Args:
+        answer: What a model gave.
+        ndim: Dimensions of logits.
+
+    Raises:
+        SeveralAnswers: Nothing is called logits, and several tensors have as many dimensions.
+    """
     if isinstance(answer, Mapping) and "logits" in answer:
         return answer["logits"]
     if isinstance(getattr(answer, "logits", None), Tensor):
         return answer.logits
-    if isinstance(answer, tuple | list) and answer and isinstance(answer[0], Tensor):
-        return answer[0]
-    return answer
+    if not isinstance(answer, Mapping | tuple | list):
+        return answer
+    entries = list(answer.items() if isinstance(answer, Mapping) else enumerate(answer))
+    tensors = {place: value for place, value in entries if isinstance(value, Tensor) and value.is_floating_point()}
+    fitting = {place: value for place, value in tensors.items() if value.ndim == ndim}
+    if len(fitting) > 1:
+        raise SeveralAnswers({place: tuple(value.shape) for place, value in fitting.items()})
+    return next(iter(fitting.values()), next(iter(tensors.values()), answer))
+
+
+def _logarithm(likely: Tensor) -> Tensor:
+    return likely.clamp(min=torch.finfo(likely.dtype).tiny).log()
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

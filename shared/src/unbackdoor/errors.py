@@ -13,11 +13,13 @@ __all__ = [
     "CheckpointMismatch",
     "Diverged",
     "FileRefused",
+    "ForwardFailed",
     "ModelChanged",
     "NonFinite",
     "NothingTrainable",
     "PreflightFailed",
     "ResultRefused",
+    "SeveralAnswers",
     "SingleClass",
     "TooLarge",
     "UnbackdoorError",
@@ -45,6 +47,23 @@ class BadData(UnbackdoorError, ValueError):
 
 class SingleClass(BadData):
     """All clean samples are of one class: right for methods that use no labels, ruin for those that tune on them."""
+
+
+class SeveralAnswers(BadData):
+    """A model gives several outputs that could be its logits.
+
+    Attributes:
+        candidates: Their shapes by key or place.
+    """
+
+    def __init__(self, candidates: dict[Any, tuple[int, ...]]) -> None:
+        """Say which there are."""
+        self.candidates = candidates
+        listed = ", ".join(f"{place!r} of shape {shape}" for place, shape in candidates.items())
+        super().__init__(
+            "the model gives several outputs, and which of them are the logits cannot be told from the labels: "
+            f"{listed}. Let its forward return the logits alone, or a dictionary with them under 'logits'."
+        )
 
 
 class TooLarge(BadData):
@@ -81,6 +100,10 @@ class UnknownName(UnbackdoorError, LookupError):
 
 class UnsupportedModel(UnbackdoorError, TypeError):
     """The model is of a kind that cannot be purified (quantised, scripted, sharded, not a module)."""
+
+
+class ForwardFailed(UnbackdoorError, RuntimeError):
+    """The model's own forward raised something; the message names the module."""
 
 
 class UnsupportedTask(UnbackdoorError, TypeError):

@@ -13,8 +13,15 @@ from torch.nn.parameter import is_lazy
 
 from unbackdoor.attack import Attack
 from unbackdoor.data import CleanSet
-from unbackdoor.errors import BadData, BadOption, NonFinite, SingleClass, UnbackdoorError, UnsupportedModel
-from unbackdoor.measure import clean_metrics, evaluating, percent
+from unbackdoor.errors import (
+    BadData,
+    BadOption,
+    ForwardFailed,
+    NonFinite,
+    SingleClass,
+    UnsupportedModel,
+)
+from unbackdoor.measure import clean_metrics, measuring, percent
 from unbackdoor.registry import as_task, check_seed
 from unbackdoor.task import Batch, Task
 from unbackdoor.tree import leaves
@@ -87,7 +94,7 @@ def attack_metrics(
     meters = attack.meters()
     wanted = corrected = 0.0
     counted = 0
-    with evaluating(model):
+    with measuring(model, task, data):
         for batch in CleanSet(data).once(batch_size):
             kept = batch[attack.counts(batch.targets)]
             if len(kept) == 0:
@@ -157,14 +164,12 @@ def _check_labels(model: nn.Module, samples: Batch, task: Task) -> None:
     first = samples[slice(0, min(len(samples), _FIRST))]
     shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves(first.inputs))
     try:
-        with evaluating(model):
+        with measuring(model, task, samples):
             outputs = task.predict(model, first.to(device).inputs)
-    except UnbackdoorError:
-        raise
-    except Exception as error:
+    except ForwardFailed as error:
         raise BadData(
-            f"the model cannot take these samples, whose inputs are {shapes} ({type(error).__name__}: {error}); read "
-            "them in the size, channels and type that the model was trained with."
+            f"the model cannot take these samples, whose inputs are {shapes}: {error} Read them in the size, channels "
+            "and type that the model was trained with."
         ) from error
     answers = {len(leaf) if leaf.ndim else 0 for leaf in leaves(outputs)}
     if answers != {len(first)}:

@@ -8,22 +8,37 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from unbackdoor.answers import answered
+from unbackdoor.calling import guarded
 from unbackdoor.data import CleanSet
+from unbackdoor.signature import buffers_kept
 from unbackdoor.task import Batch, Meter, Task
 
-__all__ = ["accuracy_by_group", "clean_metrics", "evaluating", "percent"]
+__all__ = ["accuracy_by_group", "clean_metrics", "evaluating", "measuring", "percent"]
+
+_SETTLING = 256
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """All modules in eval mode inside, each in its own mode again afterwards."""
+    """All modules in eval mode inside, each in its own mode again afterwards; see `unbackdoor.calling.guarded`."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with guarded(model):
+            yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def measuring(model: nn.Module, task: Task, data: Batch) -> Iterator[None]:
+    """`evaluating`, with the outputs settled by the labels (`unbackdoor.answers`) and all buffers kept."""
+    device = next(iter(model.parameters())).device
+    few = data[slice(0, min(len(data), _SETTLING))].to(device)
+    with buffers_kept(model), evaluating(model), answered(model, task, few):
+        yield
 
 
 @torch.no_grad()
@@ -31,7 +46,7 @@ def clean_metrics(model: nn.Module, data: Batch, task: Task, *, batch_size: int 
     """The task's metrics of ``model`` on ``data``, in percent, the headline first."""
     device = next(iter(model.parameters())).device
     meters = task.meters()
-    with evaluating(model):
+    with measuring(model, task, data):
         for batch in CleanSet(data).once(batch_size):
             moved = batch.to(device)
             outputs = task.predict(model, moved.inputs)
@@ -49,7 +64,7 @@ def accuracy_by_group(
     if groups is None:
         return {}
     device = next(iter(model.parameters())).device
-    with evaluating(model):
+    with measuring(model, task, data):
         batches = [batch.to(device) for batch in CleanSet(data).once(batch_size)]
         right = torch.cat([task.correct(task.predict(model, b.inputs), b.targets).double().cpu() for b in batches])
     groups = groups.cpu()

@@ -1,23 +1,23 @@
-"""What a user's model is, and what of it must still be true after a purification."""
+"""What a user's model is, and how it is made ready for a purification."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
-from unbackdoor.errors import ModelChanged, NonFinite, NothingTrainable, UnsupportedModel
+from unbackdoor.errors import NonFinite, NothingTrainable, UnsupportedModel
+from unbackdoor.signature import broken, some
 
 __all__ = [
-    "Signature",
     "check_usable",
     "copy_ready",
+    "dense_gradients",
     "differentiable_recurrence",
     "fast_layout",
     "inner_model",
@@ -47,19 +47,25 @@ def inner_model(model: Any) -> nn.Module:
         inner = wrapped
     if isinstance(inner, torch.jit.ScriptModule):
         raise UnsupportedModel("model is a TorchScript module; give the Python module that it was scripted from.")
+    scripted = [name for name, module in inner.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    if scripted:
+        raise UnsupportedModel(
+            f"parts of the model are TorchScript modules: {some(scripted)}; put in the Python modules that they were "
+            "scripted from."
+        )
     lazy = [n for n, p in inner.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
     if lazy:
-        raise UnsupportedModel(f"uninitialised lazy parameters: {_some(lazy)}; run one forward pass first.")
+        raise UnsupportedModel(f"uninitialised lazy parameters: {some(lazy)}; run one forward pass first.")
     sharded = [n for n, p in inner.named_parameters() if type(p.data).__name__ in ("DTensor", "FlatParameter")]
     if sharded:
-        raise UnsupportedModel(f"sharded parameters: {_some(sharded)}; gather the full state dict first.")
+        raise UnsupportedModel(f"sharded parameters: {some(sharded)}; gather the full state dict first.")
     quantised = [name for name, module in inner.named_modules() if ".quantized" in type(module).__module__]
     quantised += [n for n, t in _tensors(inner) if t.is_quantized]
     quantised += [n for n, p in inner.named_parameters() if not (p.is_floating_point() or p.is_complex())]
     quantised += [n for n, _ in inner.named_buffers() if n.rpartition(".")[2] in ("qweight", "qzeros")]
     if quantised:
         raise UnsupportedModel(
-            f"quantised weights: {_some(quantised)}; dequantise to float32, float16 or bfloat16 first, then purify."
+            f"quantised weights: {some(quantised)}; dequantise to float32, float16 or bfloat16 first, then purify."
         )
     return inner
 
@@ -67,17 +73,26 @@ def inner_model(model: Any) -> nn.Module:
 def check_usable(model: nn.Module) -> None:
     """Refuse a model without weights, with all weights frozen, or with NaN or infinity in them.
 
+    A buffer may be infinite: masks of attention hold minus infinity.
+
     Raises:
         NothingTrainable: There is no parameter with ``requires_grad``.
-        NonFinite: Names every tensor with NaN or infinity.
+        UnsupportedModel: Its tensors can be in no graph.
+        NonFinite: Names every tensor with NaN, and every weight with infinity.
     """
     parameters = list(model.parameters())
     if not any(p.requires_grad for p in parameters):
         state = "all parameters have requires_grad=False" if parameters else "the model has no parameters"
         raise NothingTrainable(f"{state}; set requires_grad=True on the weights that may be changed.")
-    broken = [n for n, t in _tensors(model) if t.is_floating_point() and not bool(torch.isfinite(t).all())]
-    if broken:
-        raise NonFinite(f"NaN or infinite values in {_some(broken)}; this checkpoint is damaged, use another.")
+    inference = [name for name, tensor in _tensors(model) if tensor.is_inference()]
+    if inference:
+        raise UnsupportedModel(
+            f"weights that were made under torch.inference_mode cannot be tuned: {some(inference)}. Build and load the "
+            "model outside of it, or let unbackdoor.purify make a copy."
+        )
+    damaged = broken(model)
+    if damaged:
+        raise NonFinite(f"NaN or infinite values in {some(damaged)}; this checkpoint is damaged, use another.")
 
 
 def copy_ready(model: nn.Module) -> None:
@@ -117,7 +132,7 @@ def materialise(model: nn.Module) -> list[str]:
             changed.append(f"{name}.{tensor}")
     if not changed:
         return []
-    return [f"parametrised weights were written out as plain tensors, so these keys changed: {_some(changed)}."]
+    return [f"parametrised weights were written out as plain tensors, so these keys changed: {some(changed)}."]
 
 
 @contextmanager
@@ -150,6 +165,19 @@ def fast_layout(model: nn.Module) -> Iterator[None]:
     finally:
         for kernel in kernels:
             kernel.data = kernel.data.contiguous()
+
+
+@contextmanager
+def dense_gradients(model: nn.Module) -> Iterator[None]:
+    """Embedding tables that ask for sparse gradients get dense ones inside, which every optimiser and norm takes."""
+    sparse = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
+    for table in sparse:
+        table.sparse = False
+    try:
+        yield
+    finally:
+        for table in sparse:
+            table.sparse = True
 
 
 @contextmanager
@@ -194,59 +222,6 @@ def _on_cudnn(layer: nn.Module) -> bool:
     return next(layer.parameters()).is_cuda and torch.backends.cudnn.enabled
 
 
-@dataclass(frozen=True)
-class Signature:
-    """Classes, keys in order, shapes, dtypes, ties and buffers of a model."""
-
-    classes: tuple[tuple[str, type], ...]
-    tensors: tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
-    ties: frozenset[tuple[str, ...]]
-    buffers: dict[str, Tensor]
-
-    @classmethod
-    def of(cls, model: nn.Module) -> Self:
-        """Take the signature; buffers are copied."""
-        state = model.state_dict()
-        return cls(
-            tuple((name, type(module)) for name, module in model.named_modules()),
-            tuple((n, tuple(t.shape), t.dtype) for n, t in state.items() if isinstance(t, Tensor)),
-            ties(model),
-            {name: buffer.detach().clone() for name, buffer in model.named_buffers()},
-        )
-
-    def check(self, model: nn.Module, *, buffers_may_change: bool) -> None:
-        """Compare with the model as it is now.
-
-        Raises:
-            ModelChanged: Anything but weight values differs (and, where allowed, buffer values).
-            NonFinite: A weight is no longer finite.
-        """
-        now = Signature.of(model)
-        for what in ("classes", "tensors", "ties"):
-            if getattr(now, what) != getattr(self, what):
-                odd = sorted(map(str, set(getattr(now, what)) ^ set(getattr(self, what))))
-                raise ModelChanged(f"the method changed the model's {what}: {_some(odd)}; this is a bug, report it.")
-        moved = [n for n, b in now.buffers.items() if not torch.equal(b, self.buffers[n])]
-        if moved and not buffers_may_change:
-            raise ModelChanged(f"the method changed buffers: {_some(moved)}; this is a bug, please report it.")
-        broken = [n for n, t in _tensors(model) if t.is_floating_point() and not bool(torch.isfinite(t).all())]
-        if broken:
-            raise NonFinite(f"the purification ended with NaN in {_some(broken)}; lower lr.")
-
-
-def ties(model: nn.Module) -> frozenset[tuple[str, ...]]:
-    """Groups of parameter names that share one tensor."""
-    groups: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        groups.setdefault(id(parameter), []).append(name)
-    return frozenset(tuple(names) for names in groups.values() if len(names) > 1)
-
-
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters()
     yield from model.named_buffers()
-
-
-def _some(names: list[str], limit: int = 8) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest

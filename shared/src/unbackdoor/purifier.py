@@ -6,14 +6,18 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.answers import answered
+from unbackdoor.backend import alone, seeded
+from unbackdoor.calling import failure, guarded, plain
 from unbackdoor.configured import Configured, option
+from unbackdoor.copying import eager
 from unbackdoor.data import CleanSet, floats_like
 from unbackdoor.disturbance import started
 from unbackdoor.errors import (
@@ -24,21 +28,23 @@ from unbackdoor.errors import (
     PreflightFailed,
     ResultRefused,
     SingleClass,
+    UnbackdoorError,
     UnsupportedTask,
 )
 from unbackdoor.measure import accuracy_by_group, clean_metrics, evaluating
 from unbackdoor.model import (
-    Signature,
     check_usable,
+    dense_gradients,
     differentiable_recurrence,
     fast_layout,
     inner_model,
     master_precision,
     materialise,
 )
-from unbackdoor.outcome import MAX_LOSS, fault
+from unbackdoor.outcome import MAX_LOSS, evidence, fault, thin
 from unbackdoor.preflight import doubt, doubtful, misfit
 from unbackdoor.report import Report, versions, weight_hash
+from unbackdoor.signature import Kept, Signature
 from unbackdoor.standing import Standing, one_class, standing
 from unbackdoor.task import Disturber, Task
 from unbackdoor.tree import first_dim, leaves
@@ -116,6 +122,7 @@ class _Found:
     before: Mapping[str, float]
     after: Mapping[str, float]
     by_class: Mapping[str, Mapping[str, float]]
+    evidence: Mapping[str, Any]
     fault: str | None
 
 
@@ -153,6 +160,7 @@ class Purifier(Configured, ABC):
         """Change ``model``'s weights in place. It comes in eval mode and in at least float32."""
 
     @final
+    @alone
     def purify(
         self,
         model: nn.Module,
@@ -194,18 +202,24 @@ class Purifier(Configured, ABC):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         start = time.perf_counter()
-        state = inner.state_dict()
-        originals = {name: value.detach().clone() for name, value in state.items() if isinstance(value, Tensor)}
+        kept = Kept.of(inner)
         run = Run(torch.Generator().manual_seed(seed), device, inner, watch, notices=notices, anyway=anyway)
         try:
             with (
+                seeded(seed, device),
+                guarded(inner),
+                eager(inner),
                 evaluating(inner),
                 master_precision(inner) as dtype,
                 fast_layout(inner),
+                dense_gradients(inner),
                 differentiable_recurrence(inner),
             ):
-                resident = CleanSet(floats_like(samples.samples.to(device), dtype))
-                found = self._tuned(inner, resident, task, run, max_loss)
+                resident = CleanSet(floats_like(plain(samples.samples).to(device), dtype))
+                with answered(inner, task, resident.samples) as told:
+                    run.notices += told
+                    found = self._tuned(inner, resident, task, run, max_loss, kept)
+                kept.settle(self._probe(inner, task, resident), norms=self.updates_buffers)
             signature.check(inner, buffers_may_change=self.updates_buffers)
             report = Report(
                 method=self.name,
@@ -224,15 +238,19 @@ class Purifier(Configured, ABC):
                 before=found.before,
                 after=found.after,
                 by_class=found.by_class,
+                evidence=found.evidence,
             )
             self._judge(found, report, run)
         except BaseException:
-            with suppress(RuntimeError):  # keys or shapes that a faulty method changed stay changed
-                inner.load_state_dict(originals, strict=False)
+            kept.restore()
             raise
         return replace(report, notices=tuple(run.notices), overruled=tuple(run.overruled))
 
-    def _tuned(self, model: nn.Module, clean: CleanSet, task: Task, run: Run, max_loss: float) -> _Found:
+    def _probe(self, model: nn.Module, task: Task, clean: CleanSet) -> Callable[[], Any]:
+        """One run of the model on a few samples."""
+        return partial(task.forward, model, clean.samples[slice(0, min(len(clean), 32))].inputs)
+
+    def _tuned(self, model: nn.Module, clean: CleanSet, task: Task, run: Run, max_loss: float, kept: Kept) -> _Found:
         """Check, tune in place and measure."""
         self._inspect(model, clean, task, run)
         clean, given = self._preflight(model, clean, task, run)
@@ -245,6 +263,7 @@ class Purifier(Configured, ABC):
         before, groups = clean_metrics(model, judged, task), accuracy_by_group(model, judged, task)
         try:
             self._purify(model, tuning, task, run)
+            kept.settle(self._probe(model, task, tuning), norms=self.updates_buffers)
             working.check(model, buffers_may_change=self.updates_buffers)
         except NonFinite as error:
             raise Diverged(f"the purification diverged: {error}") from error
@@ -259,11 +278,16 @@ class Purifier(Configured, ABC):
         headline = next(iter(before))
         scale = getattr(task.meters()[headline], "scale", 100.0)
         drop = (before[headline], after[headline]) if scale == 100.0 else (math.nan, math.nan)
-        wrong = None
+        rest, wrong = evidence(given, now), None
         if held is not None:
-            wrong = fault(given.part(held), now.part(held), *drop, max_loss)
+            rest, wrong = (
+                evidence(given.part(held), now.part(held)),
+                fault(given.part(held), now.part(held), *drop, max_loss),
+            )
             drop = (given.accuracy, now.accuracy)
-        return _Found(before, after, by_class, wrong or fault(given, now, *drop, max_loss))
+        if (little := thin(rest, given)) is not None:
+            run.notice(f"{little}.")
+        return _Found(before, after, by_class, rest, wrong or fault(given, now, *drop, max_loss))
 
     def _judge(self, found: _Found, report: Report, run: Run) -> None:
         if found.fault is None:
@@ -313,12 +337,16 @@ class Purifier(Configured, ABC):
         try:
             with torch.no_grad():
                 outputs = task.predict(model, first.inputs)
-        except RuntimeError as error:
+                count = _count(outputs)
+        except UnbackdoorError:
+            raise
+        except Exception as error:  # a user's forward may raise anything
+            said = failure(error, model) or f"{type(error).__name__}: {error}"
             raise BadData(
-                f"the model cannot take the clean samples, whose inputs are {_shapes(first.inputs)}: {error}. Read "
+                f"the model cannot take the clean samples, whose inputs are {_shapes(first.inputs)}: {said}. Read "
                 "them in the size, channels and type that the model was trained with."
             ) from error
-        if not leaves(outputs) or first_dim(outputs) != len(first):
+        if count != len(first):
             raise BadData(
                 f"for {len(first)} inputs the model returned {_shapes(outputs)}; its outputs must have the batch in "
                 "dimension 0 (override Task.forward for models that return something else)."
@@ -350,6 +378,14 @@ class Purifier(Configured, ABC):
                 f"{_shapes(clean.samples.targets)}). Use a method that needs the task's loss alone, such as nft or "
                 "i-bau."
             )
+
+
+def _count(outputs: Any) -> int | None:
+    """How many samples outputs are of; None where their first dimensions say nothing or differ."""
+    try:
+        return first_dim(outputs)
+    except ValueError:
+        return None
 
 
 def _shapes(tree: Any) -> str:

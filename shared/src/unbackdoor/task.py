@@ -132,12 +132,14 @@ class Reading:
         task: Reads the samples.
         change: What else must be done to them; nothing by default.
         rare: Whether it is tried only where the model hardly fits the samples as they are read.
+        cost: Of a forward pass, in passes over the samples as they are read now.
     """
 
     advice: str
     task: Task
     change: Callable[[Batch], Batch] = _as_it_is
     rare: bool = False
+    cost: float = 1.0
 
 
 class Task(ABC):
@@ -151,6 +153,16 @@ class Task(ABC):
     def forward(self, model: nn.Module, inputs: Tree) -> Tree:
         """What the model says of ``inputs`` (batch first). Override for dict outputs or teacher forcing."""
         return model(inputs)
+
+    def as_logits(self, outputs: Tree) -> Callable[[Tensor], Tensor] | None:
+        """What turns this model's outputs into those that `log_likelihood` reads; None, the default, if they are.
+
+        A classifier with a softmax at its end gives probabilities: their logarithms are the logits it stands for.
+
+        Args:
+            outputs: Of `forward` on clean samples.
+        """
+        return None
 
     @abstractmethod
     def log_likelihood(self, outputs: Tree, targets: Tree) -> Tensor:

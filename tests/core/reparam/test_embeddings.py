@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from unbackdoor.model import ties
+from unbackdoor.signature import ties
 from unbackdoor.reparam import NeuronMask, SpectralShift
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,6 +21,7 @@ from unbackdoor_pixels import PixelTask
 __all__ = ["MultilabelTask"]
 
 _CREDITS = ("exact", "f1")
+_HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,13 @@ class MultilabelTask(PixelTask):
         there = shares(targets, logits.dtype)
         terms: Tensor = there * logsigmoid(logits) + (1 - there) * logsigmoid(-logits)
         return terms.sum(1) / self.labels
+
+    def as_logits(self, outputs: Tree) -> Callable[[Tensor], Tensor] | None:
+        """`torch.logit`, for outputs within [0, 1] that as logits would say of every class that it is there."""
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+            return None
+        inside = bool(((outputs >= 0) & (outputs <= 1)).all())
+        return _logits if inside and bool((outputs < _HALF).any()) else None
 
     def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
         """How much the answers contradict the labels in each class: float of shape ``(classes,)``.
@@ -139,6 +147,10 @@ class MultilabelTask(PixelTask):
     def strata(self, targets: Tree) -> Tensor:
         """The rarest class of each image; the number of classes for an image without any."""
         return rarest_class(targets)
+
+
+def _logits(likely: Tensor) -> Tensor:
+    return torch.logit(likely, eps=torch.finfo(likely.dtype).eps)
 
 
 def _at_least_single(logits: Tensor) -> Tensor:

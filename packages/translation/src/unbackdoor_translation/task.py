@@ -308,7 +308,7 @@ class TranslationTask(Task):
     def _logits(self, model: nn.Module, sources: Tensor, mask: Tensor, prefix: Tensor) -> Tensor:
         further = {"use_cache": False} if hasattr(model, "generate") else {}
         answer = model(input_ids=sources, attention_mask=mask.long(), decoder_input_ids=prefix, **further)
-        logits = pick_logits(answer)
+        logits = pick_logits(answer, ndim=3)
         if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != prefix.shape:
             given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UnsupportedModel(

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unbackdoor import purify
 from unbackdoor.data import CleanSet
-from unbackdoor.model import Signature
+from unbackdoor.signature import Signature
 from unbackdoor.purifier import Purifier
 from unbackdoor.report import Report, weight_hash
 from unbackdoor.task import Task
