@@ -63,7 +63,7 @@ def test_mislabelled_samples_are_left_out_on_request(victim):
 
 def test_labels_in_another_order_are_told(victim):
     classes = int(victim.clean.targets.max()) + 1
-    with pytest.raises(PreflightFailed, match="right on 150 if the classes are in another order"):
+    with pytest.raises(PreflightFailed, match="right on 100 % if the classes are in another order"):
         told(victim.model, Batch(victim.clean.inputs, (victim.clean.targets + 1) % classes))
 
 

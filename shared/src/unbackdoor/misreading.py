@@ -28,13 +28,18 @@ _NAMED = 20
 
 @dataclass(frozen=True)
 class _Tried:
-    """One reading of inputs and labels: which samples the model then wins, and its mean log-likelihood."""
+    """One reading of inputs and labels, and how the model stands with it on the samples at ``places``."""
 
+    places: Tensor
     wins: Tensor
     score: float
     rank: int
     reading: Reading | None = None
     order: Order | None = None
+
+    @property
+    def share(self) -> float:
+        return float(self.wins.double().mean())
 
 
 def misreading(given: Standing, model: nn.Module, clean: Batch, task: Task) -> str | None:
@@ -46,29 +51,27 @@ def misreading(given: Standing, model: nn.Module, clean: Batch, task: Task) -> s
         clean: The samples.
         task: As they are read now; its `Task.readings` are tried.
     """
-    places = _spread(len(clean), _SAMPLES)
-    base, batch = given.part(places), clean[places]
+    chosen = _spread(len(clean), _SAMPLES)
+    base, batch = given.part(chosen), clean[chosen]
     if base.wins is None:
         return None
     hardly = not base.above_chance or far_below(base, _HARDLY * (base.confidence or 0.0))
     readings = [reading for reading in task.readings(batch) if hardly or not reading.rare]
-    first = _spread(len(batch), _FIRST)
-    looked = list(_looked(readings, model, batch[first]))
-    whole = list(_looked(_hopeful(looked, base.part(first)), model, batch))
-    tried = [
-        _Tried(now.wins, float(now.scores.mean()), 1 + one.rare, one) for one, now in whole if now.wins is not None
-    ]
-    tried += _relabelled(base, clean, None)
+    as_read = _Tried(torch.arange(len(batch)), base.wins, 0.0, 0)
+    looked = list(_looked(readings, model, batch, _FIRST))
+    hopeful = sorted((one for one, _ in looked if _p(as_read, one) <= _PROMISING), key=lambda one: -one.share)
+    again = _looked([one.reading for one in hopeful[:_KEPT] if one.reading is not None], model, batch, _SAMPLES)
+    tried = [one for one, _ in again] + _relabelled(as_read, base, clean)
     count = len(readings) + len(tried)
-    sure = [one for one in tried if better(*_changes(base.wins, one.wins)) <= LEVEL / count]
-    if not sure and hardly:
-        both = [one for reading, now in looked for one in _relabelled(now, clean, reading)]
+    sure = [one for one in tried if _p(as_read, one) <= LEVEL / count]
+    if not sure and hardly:  # inputs and labels may both be misread
+        both = [one for first, now in looked for one in _relabelled(first, now, clean)]
         count += len(both)
-        best = sorted(both, key=lambda one: -int(one.wins.sum()))[:_KEPT]
-        again = _looked([one.reading for one in best if one.reading is not None], model, batch)
-        tried = [one for reading, now in again for one in _relabelled(now, clean, reading)]
-        sure = [one for one in tried if better(*_changes(base.wins, one.wins)) <= LEVEL / count]
-    return _said(base, _simplest(sure), clean) if sure else None
+        best = sorted((one for one in both if _p(as_read, one) <= _PROMISING), key=lambda one: -one.share)[:_KEPT]
+        again = _looked([one.reading for one in best if one.reading is not None], model, batch, _SAMPLES)
+        tried = [one for first, now in again for one in _relabelled(first, now, clean)]
+        sure = [one for one in tried if _p(as_read, one) <= LEVEL / count]
+    return _said(as_read, _simplest(sure), base, clean) if sure else None
 
 
 def far_below(of: Standing, share: float) -> bool:
@@ -82,54 +85,53 @@ def _spread(total: int, wanted: int) -> Tensor:
     return torch.arange(count) * total // count
 
 
-def _looked(readings: list[Reading], model: nn.Module, batch: Batch) -> Iterator[tuple[Reading, Standing]]:
+def _looked(readings: list[Reading], model: nn.Module, batch: Batch, most: int) -> Iterator[tuple[_Tried, Standing]]:
+    """Each reading that the model takes, on ``most`` of the samples, or fewer where a pass is dear."""
     for reading in readings:
+        places = _spread(len(batch), max(most // 4, int(most / reading.cost)))
         try:
-            yield reading, standing(model, reading.change(batch), reading.task, batch_size=_FIRST)
+            now = standing(model, reading.change(batch[places]), reading.task, batch_size=_FIRST)
         except Exception:  # noqa: BLE001, S112 - a model that cannot read the samples so was not meant to
             continue
+        if now.wins is not None:
+            yield _Tried(places, now.wins, float(now.scores.mean()), 1 + reading.rare, reading), now
 
 
-def _hopeful(looked: list[tuple[Reading, Standing]], base: Standing) -> list[Reading]:
-    """The readings that look better on the first samples, the best first."""
-    found = [
-        (int(now.wins.sum()), float(now.scores.mean()), place)
-        for place, (_, now) in enumerate(looked)
-        if now.wins is not None and base.wins is not None and better(*_changes(base.wins, now.wins)) <= _PROMISING
-    ]
-    return [looked[place][0] for _, _, place in sorted(found, reverse=True)[:_KEPT]]
-
-
-def _relabelled(now: Standing, clean: Batch, reading: Reading | None) -> list[_Tried]:
+def _relabelled(one: _Tried, now: Standing, clean: Batch) -> list[_Tried]:
     """With each other meaning of the labels."""
     if now.logits is None or now.targets is None:
         return []
     found = orders(now.logits.argmax(1), now.targets, now.logits.shape[1], clean.classes)
-    return [_Tried(order.wins, 0.0, 0 if reading is None else 3, reading, order) for order in found]
+    rank = 0 if one.reading is None else 3
+    return [_Tried(one.places, order.wins, 0.0, rank, one.reading, order) for order in found]
 
 
-def _changes(before: Tensor, after: Tensor) -> tuple[int, int]:
-    return int((after & ~before).sum()), int((before & ~after).sum())
+def _p(before: _Tried, after: _Tried) -> float:
+    """How likely so many more wins are by chance, on the samples that both were tried on."""
+    places = before.places[torch.isin(before.places, after.places)]
+    was = before.wins[torch.isin(before.places, places)]
+    now = after.wins[torch.isin(after.places, places)]
+    return better(int((now & ~was).sum()), int((was & ~now).sum()))
 
 
 def _simplest(sure: list[_Tried]) -> _Tried:
-    """Of the readings that none of the others beats, the simplest, and of these the likeliest."""
-    most = max(sure, key=lambda one: int(one.wins.sum()))
-    near = [one for one in sure if better(*_changes(one.wins, most.wins)) > _PROMISING]
+    """Of the readings that the best one does not clearly beat, the simplest, and of these the likeliest."""
+    most = max(sure, key=lambda one: one.share)
+    near = [one for one in sure if _p(one, most) > _PROMISING]
     rank = min(one.rank for one in near)
     return max((one for one in near if one.rank == rank), key=lambda one: one.score)
 
 
-def _said(base: Standing, best: _Tried, clean: Batch) -> str:
-    wins = int(best.wins.sum())
+def _said(as_read: _Tried, best: _Tried, base: Standing, clean: Batch) -> str:
+    was, now = (f"{100 * one.share:.0f} %" for one in (as_read, best))
     what = "is right on" if base.logits is not None else "beats a guess that sees no input on"
-    start = (
-        f"the given model {what} {base.count} of {len(best.wins)} clean samples as they are read, but {what} {wins} "
-    )
     parts = [] if best.reading is None else [f"with {best.reading.advice}"]
     if best.order is not None and base.logits is not None:
         parts.append(_meant(best.order, base.logits.shape[1], clean))
-    return start + " and ".join(parts)
+    return (
+        f"the given model {what} {was} of the clean samples as they are read, but {what} {now} {' and '.join(parts)}. "
+        "Give that"
+    )
 
 
 def _meant(order: Order, outputs: int, clean: Batch) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from unbackdoor.significance import better
+from unbackdoor.significance import better, interval
 from unbackdoor.standing import LEVEL, Standing
 
-__all__ = ["MAX_LOSS", "fault"]
+__all__ = ["MAX_LOSS", "evidence", "fault", "thin"]
 
 MAX_LOSS = 20.0
 """Points of the headline metric that a purification may cost before its result is refused.
@@ -39,6 +41,28 @@ def fault(was: Standing, now: Standing, before: float, after: float, max_loss: f
             f"{len(now.scores)} clean samples), more than max_loss={max_loss:g} allows"
         )
     return None
+
+
+def evidence(was: Standing, now: Standing) -> dict[str, Any]:
+    """How much the figures of two models on the same samples rest on: see `Report.evidence`."""
+    found: dict[str, Any] = {"samples": len(now.scores)}
+    if now.targets is not None and was.wins is not None and now.wins is not None:
+        found["classes"] = len(now.targets.unique())
+        found["before"], found["after"] = (list(interval(of.count, len(of.scores))) for of in (was, now))
+    return found
+
+
+def thin(found: dict[str, Any], whole: Standing) -> str | None:
+    """What to say where figures rest on samples of fewer classes than there are; None where they do not."""
+    classes = 0 if whole.targets is None else len(whole.targets.unique())
+    if found.get("classes", classes) == classes:
+        return None
+    low, high = found["after"]
+    return (
+        f"the figures are measured on {found['samples']} samples of {found['classes']} of {classes} classes, so they "
+        f"say little: of such samples the purified model may answer anything from {low:.0f} to {high:.0f} % right, and "
+        "nothing is known of the other classes. Give two samples or more of each class"
+    )
 
 
 def _changes(was: Standing, now: Standing) -> tuple[int, int]:

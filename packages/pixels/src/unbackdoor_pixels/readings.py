@@ -40,7 +40,7 @@ NORMALISATIONS: dict[str, Pair] = {
 }
 """Mean and deviation by whose they are, for pixels in [0, 1]."""
 
-_SIDES = (28, 32, 48, 64, 96, 112, 128, 160, 224, 256, 299)
+_SIDES = (28, 32, 64, 96, 112, 128, 160, 224, 256)
 _SLACK = 0.02
 
 
@@ -60,11 +60,11 @@ def pixel_readings(task: PixelTask, clean: Batch) -> Iterator[Reading]:
             yield Reading(f"{flag} {advice}", replace(other, bgr=not task.bgr), rare=True)
     if pixels.is_floating_point() and not _within(pixels, 1):
         yield from _undone(task, pixels, usual)
-    likely = [one for one in others if one[0].startswith("no ") or "(ImageNet's)" in one[0]]
+    usual_too = [one for one in others if "(ImageNet's)" in one[0]]
     for new in (new for new in _SIDES if new != side):
-        yield Reading(f"--size {new}", task, _resized(new), rare=True)
-        for advice, other in likely:
-            yield Reading(f"--size {new} {advice}", other, _resized(new), rare=True)
+        for advice, other in [("", task), *usual_too]:
+            cost = max(1.0, new * new / (pixels.shape[-1] * pixels.shape[-2]))
+            yield Reading(f"--size {new} {advice}".rstrip(), other, _resized(new), rare=True, cost=cost)
 
 
 def _normalised(task: PixelTask, pair: Pair, name: str) -> tuple[str, PixelTask]:
