@@ -21,6 +21,7 @@ import unbackdoor
 from unbackdoor.purifier import Progress
 from unbackdoor.report import versions
 from unbackdoor.scene import Scene, open_victim
+from unbackdoor.writing import write_text
 from unbackdoor_cli.allocation import keep_freed_memory
 
 
@@ -48,7 +49,7 @@ def main() -> None:
                 "curves": curves,
                 "versions": versions(torch.device("cpu")),
             }
-            arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            write_text(arguments.out, json.dumps(content, indent=1) + "\n", force=True)
 
 
 def followed(scene: Scene, method: str, options: dict[str, Any], every: int) -> dict[str, Any]:

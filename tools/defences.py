@@ -23,6 +23,7 @@ from unbackdoor.purifier import Progress
 from unbackdoor.registry import defence, defence_names, kit
 from unbackdoor.report import versions
 from unbackdoor.scene import Plan
+from unbackdoor.writing import write_text
 
 
 def main() -> None:
@@ -55,9 +56,9 @@ def main() -> None:
                     "rows": rows,
                     "versions": versions(torch.device("cpu")),
                 }
-                arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+                write_text(arguments.out, json.dumps(content, indent=1) + "\n", force=True)
                 if arguments.page:
-                    arguments.page.write_text(page(content, arguments.out.name), encoding="utf-8")
+                    write_text(arguments.page, page(content, arguments.out.name), force=True)
 
 
 def measured(package: TaskKit, arguments: argparse.Namespace, name: str, seed: int) -> Any:

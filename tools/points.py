@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.report import versions
+from unbackdoor.writing import write_text
 from unbackdoor_pointcloud.geometry import ball_query, farthest_points, nearest, pick
 
 
@@ -57,7 +58,7 @@ def main() -> None:
         "rows": rows,
         "versions": versions(torch.device("cpu")),
     }
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_text(arguments.out, json.dumps(result, indent=1) + "\n", force=True)
 
 
 def measured(

@@ -36,6 +36,7 @@ from unbackdoor.registry import kit
 from unbackdoor.report import versions
 from unbackdoor.scene import Plan, open_victim
 from unbackdoor.task import Task
+from unbackdoor.writing import write_text
 from unbackdoor_cli.allocation import keep_freed_memory
 
 METHODS = ["bn-only", "ft", "nft", "f-fip"]
@@ -120,7 +121,7 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 def write(out: Path, result: dict[str, Any]) -> None:
     """As JSON."""
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_text(out, json.dumps(result, indent=1) + "\n", force=True)
 
 
 def recipe(card: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from unbackdoor.kit import Splits
 from unbackdoor.report import versions
 from unbackdoor.task import Batch
 from unbackdoor.training import native_bf16
+from unbackdoor.writing import write_text
 from unbackdoor_image import KIT
 
 ATTACKS = ["none", "badnets", "blend", "wanet", "bppa", "dynamic", "lira"]
@@ -43,7 +44,7 @@ def main() -> None:
     rows = [measured(name, arguments, device) for name in arguments.attacks]
     shown = {key: value for key, value in vars(arguments).items() if key != "out"}
     content = {"options": shown, "threads": torch.get_num_threads(), "rows": rows, "versions": versions(device)}
-    arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(arguments.out, json.dumps(content, indent=1) + "\n", force=True)
 
 
 def measured(name: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from unbackdoor.report import versions
 from unbackdoor.scene import Plan
 from unbackdoor.task import Batch, Task
 from unbackdoor.victim import Victim
+from unbackdoor.writing import write_text
 
 BENIGN = "none"
 FIXTURE_BYTES = 2**20
@@ -148,10 +149,7 @@ class Zoo:
             row["tries"] = list(tries)
             if row["healthy"]:
                 break
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / "row.json.part"
-        draft.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-        draft.replace(done)
+        write_text(done, json.dumps(row, indent=1) + "\n", force=True)
         say(f"{recipe.name}: {_short(row)}")
         return row
 
@@ -335,7 +333,7 @@ def fixture(zoo: Zoo, recipe: Recipe, seed: int, folder: Path) -> None:
             "seed": seed,
             "figures": evaluate(model, data.test, task),
         }
-        (folder / "clean.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / "clean.json", json.dumps(told, indent=2) + "\n", force=True)
     else:
         kept = Victim.load(home, kit)
         model = kept.model.half().float()
@@ -363,8 +361,8 @@ def write(out: Path, file: Path, rows: list[dict[str, Any]], device: torch.devic
         "rows": rows,
         "versions": versions(device),
     }
-    out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    out.with_suffix(".md").write_text(table(rows) + "\n", encoding="utf-8")
+    write_text(out, json.dumps(content, indent=1) + "\n", force=True)
+    write_text(out.with_suffix(".md"), table(rows) + "\n", force=True)
 
 
 def default_cache() -> Path:

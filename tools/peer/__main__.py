@@ -25,6 +25,7 @@ from page import page
 
 from unbackdoor.report import versions
 from unbackdoor.scene import Scene, open_victim
+from unbackdoor.writing import write_text
 
 
 def main() -> None:
@@ -54,9 +55,9 @@ def main() -> None:
         for row in new:
             say(row)
         content = content_of(arguments, scene, rows)
-        arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(arguments.out, json.dumps(content, indent=1) + "\n", force=True)
         if arguments.page:
-            arguments.page.write_text(page(content, arguments.out.name), encoding="utf-8")
+            write_text(arguments.page, page(content, arguments.out.name), force=True)
 
 
 def content_of(arguments: argparse.Namespace, scene: Scene, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from unbackdoor.errors import FileRefused
 from unbackdoor.folders import OwnFolder, abandoned
 from unbackdoor.placing import Move, identity, place, recover, sync, unfinished
 
-__all__ = ["check_targets", "settle", "write_atomically", "write_together"]
+__all__ = ["check_targets", "settle", "write_atomically", "write_text", "write_together"]
 
 _PREFIX = ".unbackdoor-"
 
@@ -26,6 +26,15 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any], *, force: b
         FileRefused: See `write_together`.
     """
     write_together({Path(path): write}, force=force)
+
+
+def write_text(path: str | Path, text: str, *, force: bool = False) -> None:
+    """The same with ``text`` in UTF-8.
+
+    Raises:
+        FileRefused: See `write_together`.
+    """
+    write_together({Path(path): lambda draft: draft.write_text(text, encoding="utf-8")}, force=force)
 
 
 def write_together(writes: Mapping[Path, Callable[[Path], Any]], *, force: bool = False) -> None:

@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unbackdoor.writing import write_atomically
 from unbackdoor_bench.summary import Row
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def draw_scatter(path: Path, rows: Sequence[Row]) -> None:
     )
     if any(row.oracle for row in rows):
         figure.suptitle("rings: chosen by ASR (oracle), out of reach of a defender", fontsize=9)
-    figure.savefig(path, dpi=120)
+    write_atomically(path, lambda draft: figure.savefig(draft, dpi=120), force=True)
 
 
 def _colours(count: int) -> list[tuple[float, float, float, float]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.reading import read_json
 from unbackdoor.writing import write_atomically
 from unbackdoor_bench.cells import Cell
 
@@ -34,8 +34,7 @@ class Store:
             path = next(iter((self.folder / "cells").glob(f"*-{cell.identity}.json")), path)
         if not path.is_file():
             return None
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
+        return dict(read_json(path, what="result"))
 
     def finished(self, cell: Cell) -> bool:
         """Whether ``cell`` need not run again: it is done, or the method refused the victim on purpose."""
@@ -51,11 +50,8 @@ class Store:
 
     def beat(self, cell: Cell, step: int, steps: int) -> None:
         """Say, to whoever waits for ``cell``, how far it has come."""
-        path = self._beat_path(cell)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(f"{step} {steps}", encoding="ascii")
-        draft.replace(path)
+        text = f"{step} {steps}"
+        write_atomically(self._beat_path(cell), lambda draft: draft.write_text(text, encoding="ascii"), force=True)
 
     def last_beat(self, cell: Cell) -> tuple[int, int] | None:
         """``(step, steps)`` of a cell that runs elsewhere; None if nothing is known."""

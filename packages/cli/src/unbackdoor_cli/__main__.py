@@ -1,4 +1,7 @@
-"""``python -m unbackdoor_cli`` is the command ``unbackdoor``, and as that it runs no file of the current folder."""
+"""``python -m unbackdoor_cli`` is the command ``unbackdoor``, and looks for no library in the current folder either.
+
+What Python itself imports before it comes here it does look for there; ``unbackdoor`` and ``python -P -m`` do not.
+"""
 
 import sys
 

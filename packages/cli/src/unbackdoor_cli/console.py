@@ -39,8 +39,12 @@ def _numbered(letter: str) -> str:
 class _Console(Console):
     """Prints plain text: no markup in strings, and no control characters but its own."""
 
-    def __init__(self, file: IO[str] | None = None) -> None:
-        super().__init__(file=file, highlight=False, markup=False, emoji=False)
+    def __init__(self, file: IO[str] | None = None, **options: Any) -> None:
+        super().__init__(file=file, highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Strings, as in the cells of tables: before their width is measured."""
+        return super().render_str(plain(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Pieces of text with their styles."""

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from unbackdoor.errors import BadOption, UnknownName
 from unbackdoor.registry import method as method_of
-from unbackdoor_cli.console import Output
+from unbackdoor_cli.console import Output, plain
 from unbackdoor_cli.options import typed
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def bars(output: Output, total: int) -> Iterator[Callable[[Beat], None]]:
 
         def tell(beat: Beat) -> None:
             nonlocal ended
-            name = f"{beat.cell.victim}  {beat.cell.label}  seed {beat.cell.seed}"
+            name = plain(f"{beat.cell.victim}  {beat.cell.label}  seed {beat.cell.seed}")
             if beat.kind in ("started", "moved"):
                 line = lines.get(beat.cell.identity)
                 if line is None:

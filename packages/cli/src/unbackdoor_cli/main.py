@@ -105,7 +105,10 @@ def run() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"  # processes started from here run no file of the current folder
     warnings.formatwarning = _warning  # type: ignore[assignment]
     keep_freed_memory()
-    code = main()
+    try:
+        code = main()
+    except KeyboardInterrupt:  # once more, while it said that it was interrupted
+        code = INTERRUPTED
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done
     sys.exit(code)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from unbackdoor_cli.console import Output
+from unbackdoor_cli.console import Output, plain
 
 if TYPE_CHECKING:
     from unbackdoor.purifier import Progress as Step
@@ -36,7 +36,7 @@ class Stages:
     def together(self, titles: Sequence[str]) -> list[Callable[[int, int, Mapping[str, float]], None]]:
         """What purifications that run side by side call with step, steps and scalars."""
         first, *rest = titles
-        lines = [self._line(first), *(self._bars.add_task(title, total=None, scalars="") for title in rest)]
+        lines = [self._line(first), *(self._bars.add_task(plain(title), total=None, scalars="") for title in rest)]
         return [partial(self._move, line) for line in lines]
 
     @contextmanager
@@ -50,11 +50,11 @@ class Stages:
         for line in self._bars.tasks:
             if not line.finished:  # its caller went on without a last step
                 self._bars.update(line.id, total=line.total or 1, completed=line.total or 1)
-        return self._bars.add_task(title, total=None, scalars="")
+        return self._bars.add_task(plain(title), total=None, scalars="")
 
     def _move(self, line: TaskID, step: int, steps: int, scalars: Mapping[str, float]) -> None:
         shown = "  ".join(f"{name} {value:.3g}" for name, value in list(scalars.items())[:2])
-        self._bars.update(line, completed=step, total=steps, scalars=shown)
+        self._bars.update(line, completed=step, total=steps, scalars=plain(shown))
 
 
 @contextmanager
