@@ -156,3 +156,22 @@ def test_reader_that_leaves_is_no_error(call, monkeypatch):
     with os.fdopen(write, "w", encoding="utf-8") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         assert main(["card", "nft"]) == 0
+
+
+def test_evil_names_in_a_checkpoint_are_plain(call, folder):
+    """Names of tensors and files, in what a command refuses and in what it notes."""
+    import torch
+    import unbackdoor_toy
+    from safetensors.torch import save_file
+
+    state = unbackdoor_toy.KIT.build("mlp", num_classes=4).state_dict()
+    samples = unbackdoor_toy.blobs(seed=7).clean
+    place = folder / "[red]\x1b[2J[bold].safetensors"
+    save_file({"x": samples.inputs, "y": samples.targets}, folder / "clean.safetensors")
+    words = ["--task", "toy", "--model", "mlp", "--data", "clean.safetensors", "--steps", 2, "--out", "p.safetensors"]
+    for tensors in ({**state, EVIL: torch.zeros(3)}, {f"{EVIL}{name}": value for name, value in state.items()}):
+        save_file(tensors, place)
+        for command in (["purify", place, *words, "--force"], ["evaluate", place, *words[:6]]):
+            result = call(*command)
+            assert printable(result.err + result.out), command
+            assert r"[red]\x1b[2J[bold]" in result.err + result.out or "evil" in result.err

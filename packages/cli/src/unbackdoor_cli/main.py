@@ -139,6 +139,8 @@ def _verdict(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in text:
         reason = text.partition(". ")[0].strip() or "no memory is left"
         return f"out of memory: {reason}. Take fewer or smaller samples, or smaller batches.", REFUSED
+    if type(error).__name__ == "BrokenProcessPool":
+        return "a worker was ended from outside, most often for want of memory; run fewer at a time.", REFUSED
     if isinstance(error, OSError):
         if error.errno is not None and error.strerror:
             text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
