@@ -120,7 +120,7 @@ def _built(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> nn.Modu
     import transformers
 
     tables = [state.get(name) for name in _TABLES]
-    if tables[0] is None or tables[1] is None:
+    if tables[0] is None or tables[1] is None or tables[0].ndim != 2 or not tables[0].numel() or tables[1].ndim != 2:
         names = ", ".join(list(state)[:5])
         raise UnsupportedModel(f"the checkpoint has no token embeddings of encoder and decoder (its tensors: {names}).")
     if "model.encoder.layer_norm.weight" in state:
@@ -156,15 +156,16 @@ def _depth(state: Mapping[str, Tensor], side: str, width: int) -> int:
         CheckpointMismatch: One is missing, or of another width.
     """
     layers = {int(m[1]) for name in state if (m := re.match(rf"model\.{side}\.layers\.(\d{{1,6}})\.", name))}
-    for layer in range(len(layers)):
-        table = state.get(f"model.{side}.layers.{layer}.self_attn.q_proj.weight")
-        if table is None or table.shape != (width, width):
-            raise CheckpointMismatch(
-                f"layer {layer} of the {side} has no attention of width {width}, which the token embeddings have; "
-                "give a checkpoint as fairseq wrote it."
-            )
     if not layers:
         raise CheckpointMismatch(f"the checkpoint has no layers in its {side}; give one as fairseq wrote it.")
+    for layer in range(len(layers)):
+        where = f"model.{side}.layers.{layer}"
+        query, inner = state.get(f"{where}.self_attn.q_proj.weight"), state.get(f"{where}.fc1.weight")
+        if query is None or query.shape != (width, width) or inner is None or inner.shape[1:] != (width,):
+            raise CheckpointMismatch(
+                f"layer {layer} of the {side} has no attention or no fc1 of width {width}, which the token embeddings "
+                "have; give a checkpoint as fairseq wrote it."
+            )
     return len(layers)
 
 
