@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -70,8 +71,8 @@ class Report:
     subject: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The report as indented JSON; `from_json` reads it back."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False, default=str)
+        """The report as indented JSON; `from_json` reads it back. NaN and infinity, which JSON lacks, become null."""
+        return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False, default=str)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -80,6 +81,14 @@ class Report:
         for name in ("log", "notices", "overruled"):
             values[name] = tuple(values.get(name, ()))
         return cls(**values)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def weight_hash(model: nn.Module) -> str:
