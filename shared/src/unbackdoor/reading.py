@@ -113,6 +113,7 @@ def reading(what: str | Path, advice: str = _REPLACE) -> Iterator[None]:
         TooLarge: There is not the memory for it.
         BadData: Anything else.
     """
+    what = shown(what)
     try:
         yield
     except (UnbackdoorError, KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -157,12 +158,14 @@ def check_file(path: str | Path, *, what: str = "file", at_most: int | None = No
         found = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or str(error)
-        raise FileRefused(f"no {what} at {path} ({reason}); check the path.") from error
+        raise FileRefused(f"no {what} at {shown(path)} ({reason}); check the path.") from error
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
-        raise FileRefused(f"{path} is {kind}; give a regular file.")
+        raise FileRefused(f"{shown(path)} is {kind}; give a regular file.")
     if at_most is not None and found.st_size > at_most:
-        raise TooLarge(f"{path} has {found.st_size:,} bytes, but a {what} may have {at_most:,}; give a smaller one.")
+        raise TooLarge(
+            f"{shown(path)} has {found.st_size:,} bytes, but a {what} may have {at_most:,}; give a smaller one."
+        )
     return path
 
 
@@ -200,13 +203,13 @@ def check_bytes(what: str | Path, needed: int, stored: int | None = None) -> Non
     allowed = limits()
     if needed > allowed.memory:
         raise TooLarge(
-            f"{what} declares {needed:,} bytes of data, but {allowed.memory:,} are allowed (the limit 'memory'); "
+            f"{shown(what)} declares {needed:,} bytes, but {allowed.memory:,} are allowed (the limit 'memory'); "
             "give fewer or smaller samples, or raise the limit if you trust the file."
         )
     if stored is not None and needed > _HARMLESS and needed > allowed.ratio * max(stored, 1):
         raise TooLarge(
-            f"{what} unpacks to {needed:,} bytes from {stored:,}, more than {allowed.ratio:,} times its size (the "
-            "limit 'ratio'); fetch it again, or raise the limit if you trust the file."
+            f"{shown(what)} unpacks to {needed:,} bytes from {stored:,}, more than {allowed.ratio:,} times its size "
+            "(the limit 'ratio'); fetch it again, or raise the limit if you trust the file."
         )
 
 
@@ -219,8 +222,8 @@ def check_classes(what: str | Path, count: int) -> int:
     allowed = limits().classes
     if count > allowed:
         raise TooLarge(
-            f"the largest label in {what} is {count - 1:,}, but {allowed:,} classes are allowed (the limit 'classes'); "
-            "check that labels are class numbers from 0."
+            f"the largest label in {shown(what)} is {count - 1:,}, but {allowed:,} classes are allowed (the limit "
+            "'classes'); check that labels are class numbers from 0."
         )
     return count
 
@@ -269,6 +272,7 @@ def read_npy(path: str | Path) -> np.ndarray[Any, Any]:
 
 
 def _array(what: str | Path, file: Any) -> np.ndarray[Any, Any]:
+    what = shown(what)
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise BadData(f"{what} is an array of format {version}, which is not known; save it again with np.save.")
@@ -303,7 +307,9 @@ def read_text(path: str | Path, *, what: str = "file") -> str:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(allowed + 1)
         if len(content) > allowed:
-            raise TooLarge(f"{path} unpacks to more than {allowed:,} bytes (the limit 'text'); give a smaller file.")
+            raise TooLarge(
+                f"{shown(path)} unpacks to more than {allowed:,} bytes (the limit 'text'); give a smaller file."
+            )
         return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline=None).read().removeprefix("\ufeff")
 
 
@@ -319,5 +325,5 @@ def read_json(path: str | Path, *, what: str = "file") -> Mapping[str, Any]:
     with reading(path, "write it anew"):
         content = json.loads(text)
     if not isinstance(content, dict):
-        raise BadData(f"{path} holds a {type(content).__name__}; a {what} must be a JSON object.")
+        raise BadData(f"{shown(path)} holds a {type(content).__name__}; a {what} must be a JSON object.")
     return content
