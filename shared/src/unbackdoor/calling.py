@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from unbackdoor.errors import ForwardFailed, UnbackdoorError, UnsupportedModel
 from unbackdoor.task import Batch
@@ -29,6 +28,7 @@ class Guard:
     """
 
     active: bool = True
+    put: bool = False
     answered: bool = False
     """Whether it is settled which of the model's outputs are the logits (`unbackdoor.answers`)."""
     writes: dict[Any, bool] = field(default_factory=dict)
@@ -76,35 +76,40 @@ def guard_of(model: nn.Module) -> Guard | None:
     return next((guard for guard in hooks if isinstance(guard, Guard) and guard.active), None)
 
 
-@contextmanager
-def guarded(model: nn.Module) -> Iterator[Guard]:
+class guarded:  # noqa: N801 - used as a function
     """Inside, calls of ``model`` leave their inputs alone, and what its forward raises becomes one error of ours.
 
     Raises:
         ForwardFailed: Names the innermost module in which something was raised, and what.
     """
-    known = guard_of(model)
-    if known is not None:
-        yield known
-        return
-    guard = Guard()
-    hooks = [
-        model.register_forward_pre_hook(guard.before, prepend=True, with_kwargs=True),
-        model.register_forward_hook(guard.after, with_kwargs=True, always_call=True),
-    ]
-    try:
-        yield guard
-    except UnbackdoorError:
-        raise
-    except Exception as error:
-        text = failure(error, model)
-        if text is None:
-            raise
-        raise ForwardFailed(f"the model's forward failed: {text}.") from error
-    finally:
-        guard.active = False
-        for hook in hooks:
+
+    def __init__(self, model: nn.Module) -> None:
+        """For ``model``; where it has a guard already, that one goes on."""
+        self.model = model
+        self.hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> Guard:
+        """Put the guard on."""
+        self.guard = guard_of(self.model) or Guard()
+        if not self.guard.put:
+            self.guard.put = True
+            self.hooks = [
+                self.model.register_forward_pre_hook(self.guard.before, prepend=True, with_kwargs=True),
+                self.model.register_forward_hook(self.guard.after, with_kwargs=True, always_call=True),
+            ]
+        return self.guard
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Take it off, and say what happened in the words of this library."""
+        if not self.hooks:
+            return
+        self.guard.active = False
+        for hook in self.hooks:
             hook.remove()
+        if isinstance(error, Exception) and not isinstance(error, UnbackdoorError):
+            text = failure(error, self.model)
+            if text is not None:
+                raise ForwardFailed(f"the model's forward failed: {text}.") from error
 
 
 def failure(error: BaseException, model: nn.Module) -> str | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unbackdoor.errors import UnsupportedModel
 
-__all__ = ["NO_GRADIENT", "slopes"]
+__all__ = ["NO_GRADIENT", "check_graph", "slopes"]
 
 NO_GRADIENT = (
     "no gradient of the loss reaches {what}: the model's forward cuts it (detach, .data, torch.no_grad, numpy), or "
@@ -20,6 +20,17 @@ _CHECKPOINT = (
     "the model recomputes activations by torch.utils.checkpoint with use_reentrant=True, which only works with "
     "backward(); use use_reentrant=False there, or switch checkpointing off (gradient_checkpointing_disable())."
 )
+
+
+def check_graph(loss: Tensor) -> Tensor:
+    """``loss`` itself, for objectives that add something which has a gradient of its own.
+
+    Raises:
+        UnsupportedModel: It depends on no weight.
+    """
+    if not loss.requires_grad:
+        raise UnsupportedModel(f"{NO_GRADIENT.format(what='the weights that are tuned')}.")
+    return loss
 
 
 def slopes(

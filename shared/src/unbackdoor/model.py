@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from unbackdoor.errors import NonFinite, NothingTrainable, UnsupportedModel
-from unbackdoor.signature import broken, some
+from unbackdoor.signature import all_tensors, broken, some
 
 __all__ = [
     "check_usable",
@@ -60,7 +60,7 @@ def inner_model(model: Any) -> nn.Module:
     if sharded:
         raise UnsupportedModel(f"sharded parameters: {some(sharded)}; gather the full state dict first.")
     quantised = [name for name, module in inner.named_modules() if ".quantized" in type(module).__module__]
-    quantised += [n for n, t in _tensors(inner) if t.is_quantized]
+    quantised += [n for n, t in all_tensors(inner) if t.is_quantized]
     quantised += [n for n, p in inner.named_parameters() if not (p.is_floating_point() or p.is_complex())]
     quantised += [n for n, _ in inner.named_buffers() if n.rpartition(".")[2] in ("qweight", "qzeros")]
     if quantised:
@@ -84,7 +84,7 @@ def check_usable(model: nn.Module) -> None:
     if not any(p.requires_grad for p in parameters):
         state = "all parameters have requires_grad=False" if parameters else "the model has no parameters"
         raise NothingTrainable(f"{state}; set requires_grad=True on the weights that may be changed.")
-    inference = [name for name, tensor in _tensors(model) if tensor.is_inference()]
+    inference = [name for name, tensor in all_tensors(model) if tensor.is_inference()]
     if inference:
         raise UnsupportedModel(
             f"weights that were made under torch.inference_mode cannot be tuned: {some(inference)}. Build and load the "
@@ -138,15 +138,15 @@ def materialise(model: nn.Module) -> list[str]:
 @contextmanager
 def master_precision(model: nn.Module) -> Iterator[torch.dtype]:
     """Half-precision weights are float32 inside and are rounded back afterwards; yields the working dtype."""
-    halves = {name: t.dtype for name, t in _tensors(model) if t.dtype in _HALF}
-    for name, tensor in _tensors(model):
+    halves = {name: t.dtype for name, t in all_tensors(model) if t.dtype in _HALF}
+    for name, tensor in all_tensors(model):
         if name in halves:
             tensor.data = tensor.data.float()
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} or {torch.get_default_dtype()}
     try:
         yield max(dtypes, key=lambda d: torch.finfo(d).bits)
     finally:
-        for name, tensor in _tensors(model):
+        for name, tensor in all_tensors(model):
             if name in halves:
                 tensor.data = tensor.data.to(halves[name])
 
@@ -220,8 +220,3 @@ def differentiable_recurrence(model: nn.Module) -> Iterator[None]:
 
 def _on_cudnn(layer: nn.Module) -> bool:
     return next(layer.parameters()).is_cuda and torch.backends.cudnn.enabled
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from unbackdoor.errors import ModelChanged, NonFinite
 
-__all__ = ["Kept", "Signature", "broken", "buffers_kept", "some", "ties"]
+__all__ = ["Kept", "Signature", "all_tensors", "broken", "buffers_kept", "some", "ties"]
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,12 @@ _REGISTERS = ("_parameters", "_buffers", "_modules")
 _NONE = object()
 
 
+def all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer itself, by name: what a state dict shows of them may be copies."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
 def broken(model: nn.Module) -> list[str]:
     """Names of tensors with NaN, and of weights and running statistics with infinite values.
 
@@ -201,7 +207,7 @@ def broken(model: nn.Module) -> list[str]:
     weights |= {id(b) for module in model.modules() if isinstance(module, _NormBase) for b in module.buffers(False)}
     return [
         name
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        for name, tensor in all_tensors(model)
         if tensor.is_floating_point()
         and bool((~torch.isfinite(tensor)).any() if id(tensor) in weights else torch.isnan(tensor).any())
     ]

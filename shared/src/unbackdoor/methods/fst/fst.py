@@ -15,6 +15,7 @@ from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.features import classifier
 from unbackdoor.finetune import finetune
+from unbackdoor.gradients import check_graph
 from unbackdoor.norms import check_norm_mode, train_norms
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.schedule import Schedule
@@ -105,7 +106,7 @@ class FST(Purifier):
         def objective(step: int, batch: Batch) -> Tensor:
             """Eq. (1) of FST."""
             fresh = task.augment(batch, run.generator, mix=self.mixup)
-            loss = task.loss(task.forward(model, fresh.inputs), fresh.targets)
+            loss = check_graph(task.loss(task.forward(model, fresh.inputs), fresh.targets))
             return loss + self.shift * shift_penalty(head.weight, head.given)
 
         finetune(

@@ -18,6 +18,7 @@ from unbackdoor.norms import reestimate_norms, train_norms, untracked
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.reparam import FullWeights
 from unbackdoor.schedule import Schedule
+from unbackdoor.signature import Kept
 from unbackdoor.task import Batch, Task
 
 __all__ = ["MCR", "Curve", "bezier"]
@@ -91,7 +92,7 @@ class MCR(Purifier):
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
         budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop)
         weights = FullWeights(model)
-        given = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        given = Kept.of(model)
         curve = self._curve(model, weights, clean, task, run)
         seed = int(torch.randint(2**31, (1,), generator=run.generator, device=run.generator.device))
 
@@ -104,7 +105,7 @@ class MCR(Purifier):
 
         chosen = strongest_within(self.places(), apply, budget, model, what="place on the curve")
         if chosen is None:
-            model.load_state_dict(given)
+            given.restore()
         else:
             run.notice(f"the model at t = {chosen:.2f} of the curve was taken (0: given, 1: fine-tuned).")
 

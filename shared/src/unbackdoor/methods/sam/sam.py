@@ -19,6 +19,7 @@ from unbackdoor.norms import check_norm_mode, train_norms
 from unbackdoor.purifier import Purifier, Run, option
 from unbackdoor.reparam import FullWeights
 from unbackdoor.schedule import Schedule
+from unbackdoor.signature import all_tensors
 from unbackdoor.task import Task
 
 __all__ = ["SAM"]
@@ -95,7 +96,7 @@ class SAM(Purifier):
             advance(1)
         else:
             budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop)
-            last_within(self.rounds, advance, model.state_dict, budget, model)
+            last_within(self.rounds, advance, lambda: dict(all_tensors(model)), budget, model)
 
     def _descend(self, tuned: list[Tensor], objective: SharpnessAware, clean: CleanSet) -> None:
         train_norms(objective.model, self.updates_buffers)
