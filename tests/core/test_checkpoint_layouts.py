@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from unbackdoor.checkpoint import load, read, save
+from unbackdoor.checkpoint import files_of, load, read, save
 from unbackdoor.errors import CheckpointMismatch, FileRefused, NonFinite, UnsafeCheckpoint
 
 
@@ -82,9 +82,9 @@ def test_layout_opens_and_one_line_says_what_was_taken_and_left(tmp_path, layout
     content, words = LAYOUTS[layout]
     torch.save(content, tmp_path / "model.pt", _use_new_zipfile_serialization=not legacy)
     target = model(1)
-    before = torch.serialization.get_safe_globals()
+    before = set(torch.serialization.get_safe_globals())
     (notice,) = load(target, tmp_path / "model.pt")
-    assert torch.serialization.get_safe_globals() == before
+    assert set(torch.serialization.get_safe_globals()) == before
     assert same(target)
     assert all(word in notice for word in words)
     assert notice.startswith("model.pt: took the weights")
@@ -341,6 +341,8 @@ def test_shards_open_by_their_folder_and_by_their_index(tmp_path):
         (notice,) = load(target, path)
         assert "2 files" in notice
         assert same(target)
+        assert [file.name for file in files_of(path)] == ["pytorch_model.bin.index.json", "part-0.bin", "part-1.bin"]
+    assert files_of(place / "part-0.bin") == (place / "part-0.bin",)
 
 
 ODD_SHARDS = [

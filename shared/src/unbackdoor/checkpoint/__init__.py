@@ -5,8 +5,8 @@
 - `layouts`: where in a file a model's weights lie; `fitting`: whether they are its weights; `loading`; `saving`.
 """
 
-from unbackdoor.checkpoint.files import read_content
+from unbackdoor.checkpoint.files import files_of, read_content
 from unbackdoor.checkpoint.loading import load, metadata_of, read
 from unbackdoor.checkpoint.saving import save
 
-__all__ = ["load", "metadata_of", "read", "read_content", "save"]
+__all__ = ["files_of", "load", "metadata_of", "read", "read_content", "save"]

@@ -14,7 +14,7 @@ from unbackdoor.checkpoint.kinds import kind_of, shown
 from unbackdoor.errors import CheckpointMismatch, FileRefused, TooLarge
 from unbackdoor.reading import check_bytes, check_file, limits, read_json
 
-__all__ = ["Content", "read_content"]
+__all__ = ["Content", "files_of", "read_content"]
 
 _HEADER = 16 * 2**20  # tensors of a file may be a hundred thousand
 _FOLDER = (
@@ -54,18 +54,38 @@ def read_content(path: str | Path, stands_in: Callable[[str], bool] = lambda _: 
         TooLarge: It declares more than the limits allow.
         CheckpointMismatch: An index and its shards do not fit each other.
     """
+    path, kind = _found(path)
+    if kind == "index":
+        return _shards(path, stands_in)
+    if kind == "safetensors":
+        return _safetensors(path)
+    return Content((read_zip if kind == "zip" else read_legacy)(path, stands_in), path)
+
+
+def files_of(path: str | Path) -> tuple[Path, ...]:
+    """The files that a checkpoint consists of, without reading the weights: itself, or an index and its shards.
+
+    Args:
+        path: See `read_content`.
+
+    Raises:
+        FileRefused: There is no such file, or no weights in the folder.
+        UnsafeCheckpoint: It is no file of weights; says what it is.
+        CheckpointMismatch: An index names no shards.
+    """
+    path, kind = _found(path)
+    return (path, *_named(path)[1]) if kind == "index" else (path,)
+
+
+def _found(path: str | Path) -> tuple[Path, str]:
+    """The file that is meant, and of which kind it is."""
     path = Path(path)
     if path.is_dir():
         path = _within(path)
     if not path.exists() and not path.is_symlink():
         raise FileRefused(f"no checkpoint at {path}; give a .safetensors file or one written by torch.save.")
     check_file(path, what="checkpoint")
-    kind = kind_of(path)
-    if kind == "index":
-        return _shards(path, stands_in)
-    if kind == "safetensors":
-        return _safetensors(path)
-    return Content((read_zip if kind == "zip" else read_legacy)(path, stands_in), path)
+    return path, kind_of(path)
 
 
 def _within(folder: Path) -> Path:
@@ -110,26 +130,14 @@ def _safetensors(path: Path) -> Content:
 
 def _shards(path: Path, stands_in: Callable[[str], bool]) -> Content:
     """The tensors of all files that an index names, each from the file that it names for it."""
-    check_file(path, what="index of shards", at_most=min(_HEADER, limits().text))
-    index = read_json(path, what="index of shards")
-    names = index.get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
-        raise CheckpointMismatch(
-            f"{path} is no index of shards: it has no 'weight_map' from tensors to files; give a file of weights."
-        )
+    names, files = _named(path)
+    check_bytes(path, sum(file.stat().st_size for file in files))
     tensors: dict[str, Any] = {}
     metadata: dict[str, str] = {}
-    files = sorted(set(names.values()))
-    needed = 0
     for file in files:
-        if not file or file in (".", "..") or file.endswith(".json") or "/" in file or "\\" in file or "\0" in file:
-            raise FileRefused(f"{path} names the shard {shown(file)!r}; shards must lie beside it, under plain names.")
-        needed += check_file(path.parent / file, what="shard").stat().st_size
-    check_bytes(path, needed)
-    for file in files:
-        shard = read_content(path.parent / file, stands_in)
+        shard = read_content(file, stands_in)
         held = shard.tree if isinstance(shard.tree, dict) else {}
-        wanted = [name for name, place in names.items() if place == file]
+        wanted = [name for name, place in names.items() if place == file.name]
         absent = [name for name in wanted if name not in held]
         if absent:
             raise CheckpointMismatch(
@@ -139,3 +147,20 @@ def _shards(path: Path, stands_in: Callable[[str], bool]) -> Content:
         metadata |= shard.metadata
     notice = f"{path.name}: {len(tensors)} tensors were read from {len(files)} files."
     return Content(tensors, path, metadata, (notice,))
+
+
+def _named(path: Path) -> tuple[dict[str, str], list[Path]]:
+    """Which tensor an index says to lie in which file, and the files."""
+    check_file(path, what="index of shards", at_most=min(_HEADER, limits().text))
+    index = read_json(path, what="index of shards")
+    names = index.get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
+        raise CheckpointMismatch(
+            f"{path} is no index of shards: it has no 'weight_map' from tensors to files; give a file of weights."
+        )
+    files = []
+    for file in sorted(set(names.values())):
+        if not file or file in (".", "..") or file.endswith(".json") or "/" in file or "\\" in file or "\0" in file:
+            raise FileRefused(f"{path} names the shard {shown(file)!r}; shards must lie beside it, under plain names.")
+        files.append(check_file(path.parent / file, what="shard"))
+    return names, files
