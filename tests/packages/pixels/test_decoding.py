@@ -179,8 +179,8 @@ def test_decoding_tells_what_was_turned_and_what_was_left_out() -> None:
     assert found.pixels.shape == (2, 3, 4, 4)
     assert found.pixels.dtype is torch.uint8
     told = " ".join(found.notices)
-    assert "(a.gif) hold several pictures; the first of each was read" in told
-    assert "(a.jpg) were turned upright" in told
+    assert "several pictures the first was read: a.gif." in told
+    assert "Turned upright, as the orientation in their EXIF data says: a.jpg." in told
 
 
 def test_a_jpeg_may_be_shrunk_while_it_is_decoded() -> None:

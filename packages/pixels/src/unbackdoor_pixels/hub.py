@@ -27,7 +27,7 @@ def hub_records(name: str, split: str, pick: Pick, package: str) -> Records:
     """
     if not may_fetch(name):
         raise UntrustedVictim(
-            f"nothing is downloaded for a victim's card, which names the data set {ascii(name)}; fetch it yourself and "
+            f"nothing is downloaded for a victim's card, which names the data set {name!a}; fetch it yourself and "
             "give --data-path (data_path=...)."
         )
     try:

@@ -89,12 +89,11 @@ class SoughtPatches(Seeker[Patches]):
         return Patches.joined(parts)
 
     def said(self, worst: Patches, costs: Tensor) -> str:
-        """Where the rectangles lay."""
-        centres = (worst.start + worst.side / 2).clamp(0, 1)
-        places = zip(costs.tolist(), centres.tolist(), strict=True)
-        listed = ", ".join(f"({place[0]:.2f}, {place[1]:.2f}) {cost:.1f}" for cost, place in places)
+        """Where the rectangles lay, the dearest first."""
+        centres = (100 * (worst.start + worst.side / 2).clamp(0, 1)).round().int().tolist()
+        listed = ", ".join(dict.fromkeys(f"{down} % down and {right} % to the right" for down, right in centres))
         return (
-            "of the rectangles that were tried, these cost the model most beside what another content in their place "
-            "does (their middle, down and to the right, as a share of the sides, and nats, divided by one more than "
-            f"another costs): {listed}. Places that are close to each other may be that of a trigger."
+            "of the patches that were laid over clean images while tuning, those with their middle here changed the "
+            f"model's answers most: {listed}. Look there for a trigger if several lie close together; a model without "
+            "a backdoor has such places too."
         )
