@@ -175,3 +175,12 @@ def test_evil_names_in_a_checkpoint_are_plain(call, folder):
             result = call(*command)
             assert printable(result.err + result.out), command
             assert r"[red]\x1b[2J[bold]" in result.err + result.out or "evil" in result.err
+
+
+@pytest.mark.parametrize("name", ["empty.npz", "empty.npy", "empty.pt", "empty.safetensors", "empty.csv", "empty"])
+def test_empty_file_is_refused_and_no_interruption(call, folder, name):
+    (folder / name).write_bytes(b"")
+    (folder / "x.pt").write_bytes(b"")
+    words = ["--task", "toy", "--model", "mlp", "--data", name]
+    for source in (name, "x.pt"):
+        assert "interrupted" not in call("evaluate", source, *words).error
