@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.errors import BadData, BadOption
-from unbackdoor.reading import shown
+from unbackdoor.reading import check_bytes, shown
 from unbackdoor_pointcloud.data.meshes import MESHES, read_mesh
 from unbackdoor_pointcloud.data.reading import CLOUDS, read_cloud
 
@@ -17,6 +17,10 @@ __all__ = ["ENDINGS", "read_files"]
 
 ENDINGS = (*MESHES, *CLOUDS)
 """Of the files that are read as clouds, in lower case."""
+
+_POINT = 12
+_WHILE_SAMPLED = 16
+"""How many times a cloud's own size trimesh takes while it samples one, about."""
 
 
 def read_files(files: Sequence[Path], points: int, generator: torch.Generator) -> tuple[Tensor, tuple[str, ...]]:
@@ -40,6 +44,7 @@ def read_files(files: Sequence[Path], points: int, generator: torch.Generator) -
         raise BadOption(f"points is {points}; a cloud has at least 1.")
     if not files:
         raise BadData(f"no files of clouds were found ({', '.join(ENDINGS)}).")
+    check_bytes(f"{len(files):,} clouds of {points:,} points", (len(files) + _WHILE_SAMPLED) * points * _POINT)
     clouds, bare = [], []
     for path in files:
         sampled = False
