@@ -149,7 +149,8 @@ def _written(draft: Path, target: Path, write: Callable[[Path], Any]) -> Move:
     old = _status(target)
     mode = stat.S_IMODE((old or draft.stat()).st_mode)
     write(draft)
-    draft.chmod(mode)
+    if stat.S_IMODE(draft.stat().st_mode) != mode:  # some file systems know one only and refuse to be asked
+        draft.chmod(mode)
     sync(draft)
     return Move(draft, target, draft.parent.with_name("aside") / target.name, identity(target), identity(draft))
 
