@@ -14,7 +14,7 @@ from unbackdoor.labels import check_labels
 from unbackdoor.task import Batch, Meter, Task
 from unbackdoor.tree import Tree
 
-__all__ = ["Accuracy", "ClassTask", "pick_logits"]
+__all__ = ["Accuracy", "ClassTask", "of_probabilities", "pick_logits"]
 
 _ROUNDING = 1e-3
 """By how much probabilities of half precision may miss 1 together."""
@@ -75,12 +75,8 @@ class ClassTask(Task):
         return _at(logs, targets)
 
     def as_logits(self, outputs: Tree) -> Callable[[Tensor], Tensor] | None:
-        """The logarithm, for outputs none of which is negative and that add up to 1 for each sample."""
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
-            return None
-        likely = outputs.detach().double()
-        told = bool((likely >= 0).all()) and bool(((likely.sum(1) - 1).abs() < _ROUNDING).all())
-        return _logarithm if told else None
+        """See `of_probabilities`."""
+        return of_probabilities(outputs)
 
     def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
         """Mean softmax of each class over the samples, 0 where a sample's label names it: shape ``(classes,)``."""
@@ -122,6 +118,15 @@ class ClassTask(Task):
     def strata(self, targets: Tree) -> Tensor:
         """The classes themselves: a split keeps their proportions."""
         return _classes(targets)
+
+
+def of_probabilities(outputs: Tree) -> Callable[[Tensor], Tensor] | None:
+    """The logarithm, for outputs none of which is negative and that add up to 1 for each sample; else None."""
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        return None
+    likely = outputs.detach().double()
+    told = bool((likely >= 0).all()) and bool(((likely.sum(1) - 1).abs() < _ROUNDING).all())
+    return _logarithm if told else None
 
 
 def pick_logits(answer: Any, *, ndim: int = 2) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unbackdoor.attack import Attack
+from unbackdoor.classes import of_probabilities, pick_logits
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadData
 from unbackdoor.task import Batch, Meter, Task
@@ -32,10 +33,12 @@ class ClassificationTask(Task):
     def forward(self, model: nn.Module, inputs: Tree) -> Tensor:
         """Logits ``(batch, classes)``, picked out of a dictionary or tuple where the model gives one."""
         answer = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-        if isinstance(answer, Mapping):
-            answer = answer["logits"]
-        logits: Tensor = answer[0] if isinstance(answer, tuple) else answer
+        logits: Tensor = pick_logits(answer)
         return logits
+
+    def as_logits(self, outputs: Tree) -> Callable[[Tensor], Tensor] | None:
+        """The logarithm where a model gives probabilities."""
+        return of_probabilities(outputs)
 
     def log_likelihood(self, outputs: Tree, targets: Tree) -> Tensor:
         """``log softmax(z)_y``; for a mixture ``lambda * l_a + (1 - lambda) * l_b``."""
