@@ -65,7 +65,7 @@ def build_model(
     else:
         maker = _maker(name, makers, sources or {})
         if name in makers or source in (sources or {}):
-            _check_weights(name, maker, words)
+            _check_weights(name, words, maker if name in makers else None)
     with seeded(seed):
         try:
             model = maker(**words)
@@ -80,9 +80,9 @@ def build_model(
     return model
 
 
-def _check_weights(name: str, maker: Maker, words: Mapping[str, Any]) -> None:
+def _check_weights(name: str, words: Mapping[str, Any], own_maker: Maker | None) -> None:
     """Refuse options that would load weights or fetch files, but for those that a maker of a package names itself."""
-    own = set(inspect.signature(maker).parameters) - set(getattr(maker, "keywords", ()))
+    own = set() if own_maker is None else {*inspect.signature(own_maker).parameters}
     found = [key for key in fetching(words) if key not in own]
     if found:
         raise BadOption(

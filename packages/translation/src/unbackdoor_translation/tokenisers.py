@@ -192,10 +192,14 @@ class HubTokeniser(Tokeniser):
                 f"a victim's folder asks for the tokeniser {name!a}, which lies outside of it; give --trust "
                 "(trust=True) if you made this victim yourself or trust whoever did."
             )
+        if not Path(name).is_dir() and not may_fetch(str(name)):
+            raise FileRefused(
+                f"no folder at {name!a}, and nothing is downloaded for a victim's card; save the tokeniser there."
+            )
         from transformers import AutoConfig, AutoTokenizer
 
         self.name = str(name)
-        options = {"trust_remote_code": False, "local_files_only": not may_fetch(self.name) or Path(self.name).is_dir()}
+        options = {"trust_remote_code": False, "local_files_only": Path(self.name).is_dir()}
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(self.name, **options)
             if start is None:

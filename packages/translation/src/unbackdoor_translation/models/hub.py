@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from unbackdoor.errors import BadOption
+from unbackdoor.errors import BadOption, FileRefused
 from unbackdoor.vetting import may_fetch
 
 __all__ = ["FAMILIES", "from_folder", "small"]
@@ -85,12 +86,13 @@ def small(
 
 def from_folder(name: str, **options: Any) -> nn.Module:
     """The architecture that a folder's (or a Hub name's) ``config.json`` describes, with random weights."""
+    if not Path(name).is_dir() and not may_fetch(name):
+        raise FileRefused(f"no folder at {name!a}, and nothing is downloaded for a victim's card; fetch it there.")
     from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
+    local = Path(name).is_dir()
     try:
-        config = AutoConfig.from_pretrained(
-            name, trust_remote_code=False, local_files_only=not may_fetch(name), **options
-        )
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=local, **options)
     except (OSError, ValueError) as error:
         raise BadOption(f"no configuration of a model at {name!r}: {error}") from error
     made: nn.Module = AutoModelForSeq2SeqLM.from_config(config, trust_remote_code=False)
