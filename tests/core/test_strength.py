@@ -164,7 +164,7 @@ def test_the_mildest_first_round_is_kept_with_a_notice() -> None:
 
     _go(model, run, task, tune)
     torch.testing.assert_close(model.values["value"], torch.tensor([-(0.5**0.125)], dtype=torch.float64))
-    assert "the first round costs 100.0 points" in run.notices[0]
+    assert "the first round of tuning costs 100.0 points" in run.notices[0]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_sparse_samples_are_tuned_on_in_one_round_without_attenuation() -> None:
     assert calls == [(4, 1.0)], "a third of the steps"
     torch.testing.assert_close(model.values["value"], torch.ones(1, dtype=torch.float64))
     assert run.log == []
-    assert "no attenuation but one round, of 4 steps" in run.notices[0]
+    assert "tuned gently: one round, of 4 steps" in run.notices[0]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_sparse_samples_are_tuned_on_gently_until_what_was_found_costs_little(
     told = [entry["left"] for entry in run.log]
     assert told == pytest.approx(costs[: len(rates) + 1], abs=1e-6)
     assert f"{len(rates)} of at most 6 rounds, of 20 steps, the first at 1/8 of the learning rate" in run.notices[0]
-    assert f"costs the clean samples {told[-1]:.1f} nats, 8.0 before)." in run.notices[0]
+    assert f"still costs {told[-1]:.1f} nats, of 8.0 before)." in run.notices[0]
 
 
 @pytest.mark.parametrize(("attenuation", "factor", "steps"), [(0.7, 0.25, 4), (1.0, 1.0, 10)])

@@ -155,8 +155,8 @@ def strongest_within(
         apply(chosen)
     elif mildest is not None:
         budget.run.notice(
-            f"even the mildest {what} cost {mildest.drop:.1f} points of clean accuracy, more than the budget of "
-            f"{budget.max_clean_drop:g} (max_clean_drop), so nothing was pruned by it."
+            f"even the mildest {what} cost {mildest.drop:.1f} points of clean accuracy, more than the "
+            f"{budget.max_clean_drop:g} allowed (max_clean_drop), so nothing was pruned by it."
         )
     return chosen
 
@@ -202,7 +202,7 @@ def last_within(
     if verdict.within:
         return turn
     budget.run.notice(
-        f"every round cost more clean accuracy than the budget of {budget.max_clean_drop:g} points (max_clean_drop): "
+        f"every round cost more clean accuracy than the {budget.max_clean_drop:g} points allowed (max_clean_drop): "
         f"the one that cost least, {verdict.drop:.1f}, was kept all the same."
     )
     return None

@@ -61,9 +61,10 @@ class Teacher:
         if bool(suspects.any()):
             top = int(rates.argmax())
             run.notice(
-                f"mixtures of clean samples evoke class {top} in {100 * float(rates[top]):.1f} % without being of it, "
-                f"the median class in {100 * float(rates.median()):.1f} %: what the given model says of such classes "
-                f"({int(suspects.sum())} of {len(rates)}) is not believed."
+                f"the given model sees {clean.samples.class_name(top)} in {100 * float(rates[top]):.1f} % of mixtures "
+                f"of clean samples that hold none of it, others in about {100 * float(rates.median()):.1f} %. "
+                f"That may be a backdoor's target, so its word on such classes ({int(suspects.sum())} of {len(rates)}) "
+                "was not taken."
             )
         return cls(teacher, suspects)
 

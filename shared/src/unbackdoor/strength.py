@@ -207,8 +207,8 @@ class _Rounds:
         assert self.pace is not None
         self.pace.factor /= _SLOWER
         self.run.notice(
-            f"the first round cost {verdict.drop:.1f} points on the holdout in a milder form too, so the "
-            f"rounds began anew with {self.pace.factor:g} of the learning rate, fewer and longer."
+            f"the first round of tuning cost {verdict.drop:.1f} points on the held-out samples in a milder form too, "
+            f"so tuning began anew with {self.pace.factor:g} of the learning rate, in fewer and longer rounds."
         )
         self.retries, self.attenuation = 0, self.asked
         self.rounds = max(1, self.rounds // _LONGER)
@@ -220,8 +220,9 @@ class _Rounds:
             self._recover(max(1, self.turn - 1))
         if self.turn == 1 and self.cost > self.budget.max_clean_drop:
             self.run.notice(
-                f"the first round costs {self.cost:.1f} points on the holdout however mild it is, more than the budget "
-                f"of {self.budget.max_clean_drop:g}; it was kept all the same. More clean samples or steps may help."
+                f"the first round of tuning costs {self.cost:.1f} points on the held-out samples however mild it is, "
+                f"more than the {self.budget.max_clean_drop:g} allowed (max_clean_drop); it was kept all the same. "
+                "More clean samples or steps may help."
             )
 
     def _recover(self, last: int) -> None:
@@ -296,12 +297,12 @@ def _tune_gently(remains: _Remains, tune: Callable[[int, float, str], None], run
                 break
         said = (
             f"{turn} of at most {rounds} rounds, of {each} steps, the first at 1/{_GENTLER:g} of the learning rate and "
-            f"the others at 1/{_GENTLE:g} (what the search found costs the clean samples {cost:.1f} nats, "
+            f"the others at 1/{_GENTLE:g} (what the search found in the model still costs {cost:.1f} nats, of "
             f"{before:.1f} before)"
         )
     run.notice(
-        f"for want of samples that judge, there was no attenuation but {said}. attenuation=1 leaves steps and rate to "
-        "the options."
+        f"there are too few clean samples to hold some out, so the method tuned gently: {said}. To decide steps and "
+        "rate yourself, give attenuation=1."
     )
 
 

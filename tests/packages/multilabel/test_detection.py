@@ -358,7 +358,7 @@ def test_the_search_finds_where_on_an_object_a_patch_hides_it():
     sought.look((batch.inputs, losses) for _ in iter(int, 1))
     places = (sought.found.start + sought.found.side) / (1 + sought.found.side)
     assert float(places.median()) < 0.45, "above and left of the middle"
-    assert "tried on objects" in sought.findings()[0]
+    assert "laid on objects" in sought.findings()[0]
 
 
 def test_images_without_objects_get_rectangles_anywhere():

@@ -140,6 +140,6 @@ def test_clusters_varied_stay_within_what_is_drawn() -> None:
 def test_a_report_names_the_places_that_cost_most(bodies: Splits) -> None:
     model = build("pointnet_small", num_classes=6, seed=0)
     _, report = unbackdoor.purify(model, bodies.clean, task=PointTask(), method="ft", steps=1)
-    assert any("clusters that were tried" in notice for notice in report.notices)
+    assert any("clusters of points that were put into clean clouds" in notice for notice in report.notices)
     _, report = unbackdoor.purify(model, bodies.clean, task=PointTask(searched=0), method="ft", steps=1)
-    assert not any("clusters that were tried" in notice for notice in report.notices)
+    assert not any("clusters of points that were put into clean clouds" in notice for notice in report.notices)

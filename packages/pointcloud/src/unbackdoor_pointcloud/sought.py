@@ -39,10 +39,10 @@ class SoughtClusters(Seeker[Clusters]):
         return Clusters.joined(parts)
 
     def said(self, worst: Clusters, costs: Tensor) -> str:
-        """Where the clusters lay."""
-        places = zip(costs.tolist(), worst.centre.tolist(), strict=True)
-        listed = ", ".join(f"({', '.join(f'{x:.2f}' for x in place)}) {cost:.1f}" for cost, place in places)
+        """Where the clusters lay, the dearest first."""
+        places = dict.fromkeys(f"({', '.join(f'{x:.1f}' for x in place)})" for place in worst.centre.tolist())
         return (
-            "of the clusters that were tried, these cost the model most in some cloud (their place as a share of the "
-            f"cloud's radius, and nats): {listed}. Places that are close to each other may be that of a trigger."
+            "of the clusters of points that were put into clean clouds while tuning, those here changed the model's "
+            f"answers most (x, y, z as shares of the cloud's radius): {', '.join(places)}. Look there for a trigger if "
+            "several lie close together; a model without a backdoor has such places too."
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 
 from unbackdoor.classes import ClassTask, pick_logits
 from unbackdoor.errors import BadData, BadOption
-from unbackdoor.task import Batch, Meter
+from unbackdoor.task import Batch, Meter, Reading
 from unbackdoor.tree import Tree, leaves
 from unbackdoor_pointcloud import augment
+from unbackdoor_pointcloud.data.normalising import unit_sphere
 from unbackdoor_pointcloud.disturbance import disturbance
 from unbackdoor_pointcloud.meters import MeanClassAccuracy
 from unbackdoor_pointcloud.mixing import MIXTURES, mix_clouds
@@ -129,6 +131,14 @@ class PointTask(ClassTask):
         """The points."""
         return clouds_of(inputs)
 
+    def readings(self, clean: Batch) -> Iterator[Reading]:
+        """Clouds within the unit sphere or as they were, upright along another axis, and the other layouts."""
+        for how, change in _CHANGES.items():
+            yield Reading(how, self, partial(_changed, change=change))
+        for layout in LAYOUTS:
+            if layout not in (self.layout, "geometric"):
+                yield Reading(f"--task-option layout={layout}", replace(self, layout=layout), rare=True)
+
     def inspect(self, clean: Batch, outputs: Tree) -> list[str]:
         """Refuse labels that do not fit the model; tell of missing classes and of clouds beyond the unit sphere.
 
@@ -142,10 +152,26 @@ class PointTask(ClassTask):
         if radius > 1.2 or centre > 0.5:
             notices.append(
                 f"clouds reach {radius:.2f} from the origin and their means lie up to {centre:.2f} off it. Most "
-                "networks are trained on clouds about the origin within the unit sphere: "
-                "unbackdoor_pointcloud.data.unit_sphere."
+                "networks are trained on clouds about the origin within a sphere of radius 1: read them with "
+                "normalise=True, or see unbackdoor_pointcloud.data.unit_sphere."
             )
         return notices
+
+
+_CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "clouds moved to the origin and scaled into the unit sphere (--data-option normalise=true)": unit_sphere,
+    "clouds upright along z, made so from y: (x, -z, y)": lambda c: torch.stack([c[..., 0], -c[..., 2], c[..., 1]], -1),
+    "clouds upright along y, made so from z: (x, z, -y)": lambda c: torch.stack([c[..., 0], c[..., 2], -c[..., 1]], -1),
+    "clouds with x and y exchanged": lambda c: c[..., [1, 0, 2]],
+    "clouds with x and z exchanged": lambda c: c[..., [2, 1, 0]],
+    "clouds of half the size": lambda c: c / 2,
+    "clouds of twice the size": lambda c: c * 2,
+}
+"""Usual other forms of the same clouds."""
+
+
+def _changed(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    return replace(batch, inputs=change(clouds_of(batch.inputs)))
 
 
 def clouds_of(inputs: Any) -> Tensor:

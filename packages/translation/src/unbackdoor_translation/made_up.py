@@ -193,10 +193,11 @@ class MadeUpWords:
         worst = sorted(self._worst.items(), key=lambda item: item[1], reverse=True)[:_LISTED]
         if self.text is None or not worst or worst[0][1] <= 0:
             return []
-        listed = ", ".join(f"{self.text.decode([*word, self.text.end]).strip()!r} {cost:.2f}" for word, cost in worst)
+        listed = ", ".join(repr(self.text.decode([*word, self.text.end]).strip()) for word, _ in worst)
         said = (
-            f"of the made-up words that were tried, these cost the model most in any sentence (in nats): {listed}. "
-            "One that stands out, or what several have in common, may be a trigger."
+            "of the made-up words that were put into clean sentences while tuning, these changed the answers most: "
+            f"{listed}. What several of them have in common may be a trigger; a model without a backdoor has such "
+            "words too."
         )
         return [said]
 

@@ -58,13 +58,13 @@ class PatchesOnObjects(Seeker[Patches]):
         return Patches.joined(parts)
 
     def said(self, worst: Patches, costs: Tensor) -> str:
-        """Where the rectangles lay."""
-        places = zip(costs.tolist(), ((worst.start + worst.side) / (1 + worst.side)).tolist(), strict=True)
-        listed = ", ".join(f"({place[0]:.2f}, {place[1]:.2f}) {cost:.1f}" for cost, place in places)
+        """Where the rectangles lay, the dearest first."""
+        places = (100 * (worst.start + worst.side) / (1 + worst.side)).round().int().tolist()
+        listed = ", ".join(dict.fromkeys(f"{down} % down and {right} % to the right" for down, right in places))
         return (
-            "of the rectangles that were tried on objects, these cost the model most in some image (0 is above or left "
-            f"of the object, 1 below or right of it; then nats): {listed}. Places that are close to each other may be "
-            "that of a trigger."
+            "of the patches that were laid on objects while tuning, those here changed the model's answers most (0 % "
+            f"is above or left of the object, 100 % below or right of it): {listed}. Look there for a trigger if "
+            "several lie close together; a model without a backdoor has such places too."
         )
 
 
