@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from unbackdoor_cli.main import main
@@ -65,3 +66,13 @@ def call(toy_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> Ca
 def victim(call: Callable[..., Result], folder: Path) -> Path:
     assert call("attack", "--task", "toy", "--out", "victim").code == 0
     return folder / "victim"
+
+
+@pytest.fixture
+def samples(call: Callable[..., Result], folder: Path) -> Path:
+    """The user's own labelled samples."""
+    import unbackdoor_toy
+
+    clean = unbackdoor_toy.blobs(seed=7).clean
+    np.savez(folder / "clean.npz", x=clean.inputs.numpy(), y=clean.targets.numpy())
+    return folder / "clean.npz"

@@ -2,23 +2,12 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import unbackdoor
 from unbackdoor.report import Report
-
-
-@pytest.fixture
-def samples(call, folder):
-    """The user's own labelled samples."""
-    import unbackdoor_toy
-
-    clean = unbackdoor_toy.blobs(seed=7).clean
-    np.savez(folder / "clean.npz", x=clean.inputs.numpy(), y=clean.targets.numpy())
-    return folder / "clean.npz"
 
 
 def test_purify_of_a_victim_measures_the_attack(call, victim, folder):

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from unbackdoor.errors import BadData, BadOption, FileRefused, TooLarge, UnbackdoorError
+from unbackdoor.spelling import did_you_mean
 
 __all__ = [
     "Limits",
@@ -90,7 +91,7 @@ def limited(**changes: int) -> Iterator[Limits]:
     known = [field.name for field in fields(Limits)]
     for name in changes:
         if name not in known:
-            raise BadOption(f"there is no limit {name!r}; there are {', '.join(known)}.")
+            raise BadOption(f"there is no limit {name!r}; there are {', '.join(known)}.{did_you_mean(name, known)}")
     token = _LIMITS.set(replace(_LIMITS.get(), **changes))
     try:
         yield _LIMITS.get()

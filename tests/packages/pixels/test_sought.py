@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import repeat
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_search_finds_the_corner_and_lights_it(images: Tensor) -> None:
     often = torch.cat([lit(sought(images, backdoored)) for _ in range(20)]).float().mean()
     assert float(blind) < 0.02
     assert float(often) > 0.25
-    assert "(0.9" in sought.findings()[0] or "(1.00" in sought.findings()[0]
+    assert re.search(r"(9\d|100) % down and (9\d|100) % to the right", sought.findings()[0])
 
 
 CHECKED = (torch.arange(3)[:, None] + torch.arange(3)) % 2 == 0

@@ -7,9 +7,13 @@ from pathlib import Path
 
 from torch import nn
 
+from unbackdoor.class_lists import in_list
 from unbackdoor.errors import BadData
 
 __all__ = ["check_count", "numbered", "outputs_of", "shown_order"]
+
+Tell = Callable[[], str | None]
+"""Gives a sentence without its full stop; None where nothing can be said."""
 
 _ON_A_LINE = 12
 _ENDS = 3
@@ -20,7 +24,9 @@ def numbered(classes: Sequence[str]) -> bool:
     return all(name == str(label) for label, name in enumerate(classes))
 
 
-def check_count(classes: Sequence[str], outputs: int, data: str | Path, *, named: bool) -> None:
+def check_count(
+    classes: Sequence[str], outputs: int, data: str | Path, *, named: bool, tell: Tell | None = None
+) -> None:
     """Refuse class names that are fewer or more than the model's outputs: each would stand for another's output.
 
     Args:
@@ -28,9 +34,10 @@ def check_count(classes: Sequence[str], outputs: int, data: str | Path, *, named
         outputs: Of the model.
         data: Where the samples lie.
         named: Whether the user gave the names; else they are those that occur.
+        tell: Says, by the model's answers, which output each class means; None where there is no trained model.
 
     Raises:
-        BadData: Says both numbers and which flag tells more.
+        BadData: Says both numbers, which class is missing where that can be known, and which flag mends it.
     """
     if len(classes) == outputs or (numbered(classes) and len(classes) < outputs):
         return
@@ -45,10 +52,25 @@ def check_count(classes: Sequence[str], outputs: int, data: str | Path, *, named
         raise BadData(
             f"{found}; leave out the classes that the model does not know, or give the right number: --num-classes N."
         )
+    reason = None if tell is None else tell()
+    if reason is not None:
+        raise BadData(f"{found}: {reason}.")
+    known = in_list(classes)
+    if known is not None and len(known[1]) == outputs:
+        absent = [name for name in known[1] if name not in known[0]]
+        raise BadData(
+            f"{found}; by the names, there are no samples of {_listed(absent)}. Give all class names in the order of "
+            f"the outputs, spelt as the folders are: --classes {_all(known, classes)}."
+        )
     raise BadData(
         f"{found}, so it is not known which output each class stands for; give all class names in the order of the "
         "outputs, those without samples too: --classes A,B,C."
     )
+
+
+def _all(known: tuple[tuple[str, ...], tuple[str, ...]], classes: Sequence[str]) -> str:
+    own = dict(zip(known[0], classes, strict=True))
+    return "A,B,C" if len(known[1]) > _ON_A_LINE else ",".join(own.get(name, name) for name in known[1])
 
 
 def outputs_of(

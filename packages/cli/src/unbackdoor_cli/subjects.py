@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from torch import nn
 from unbackdoor.attack import Attack
 from unbackdoor.checkpoint import load, read
 from unbackdoor.errors import BadData, BadOption, CheckpointMismatch, FileRefused, UnbackdoorError
+from unbackdoor.evaluate import evaluate
 from unbackdoor.kit import TaskKit
+from unbackdoor.preflight import misfit
 from unbackdoor.registry import kit as kit_of
 from unbackdoor.scene import is_victim, open_victim, task_of_victim
+from unbackdoor.standing import standing
 from unbackdoor.task import Batch, Task
 from unbackdoor_cli.class_order import check_count, outputs_of
 from unbackdoor_cli.named import Named
@@ -186,9 +190,6 @@ def _of_checkpoint(named: Named, device: torch.device) -> Subject:
     notices = list(samples.notices)
     options = model_words(kit, named.model_options)
     given = options.pop("num_classes", named.num_classes)
-    by_name = "classes" in words
-    if has_classes(kit) and given is not None:
-        check_count(classes, given, named.data, named=by_name)
     count = len(classes) if given is None else int(given)
     model = build(kit, named.model, count, options, device)
     try:
@@ -202,11 +203,13 @@ def _of_checkpoint(named: Named, device: torch.device) -> Subject:
                 f"the last layer in {named.source} has {outputs} outputs, but --num-classes is {given}; give "
                 f"--num-classes {outputs}."
             ) from None
-        if has_classes(kit):
-            check_count(classes, outputs, named.data, named=by_name)
         count = outputs
         model = build(kit, named.model, count, options, device)
         notices += load(model, named.source, entry=named.entry)
+    if has_classes(kit):
+        one_label = isinstance(samples.targets, torch.Tensor) and samples.targets.ndim == 1
+        tell = partial(_meaning, model, samples, task) if one_label else None
+        check_count(classes, count, named.data, named="classes" in words, tell=tell)
     facts = {
         "source": str(named.source), "sha256": digest(named.source), "model": named.model,
         "model_options": {"num_classes": count, **options}, "data": str(named.data), "data_options": words,
@@ -217,6 +220,12 @@ def _of_checkpoint(named: Named, device: torch.device) -> Subject:
         str(named.source), task, named.task, model, samples, notices=notices,
         classes=tuple(classes) if has_classes(kit) else None, facts=facts,
     )  # fmt: skip
+
+
+def _meaning(model: nn.Module, samples: Batch, task: Task) -> str | None:
+    """Which outputs the labels mean, by what the model answers; None where it does not tell."""
+    evaluate(model, samples, task)  # refuses samples that the model cannot take
+    return misfit(standing(model, samples, task), model, samples, task, labelled=True)
 
 
 def _outputs(kit: TaskKit, named: Named, count: int, options: Mapping[str, Any], device: torch.device) -> int | None:

@@ -10,6 +10,8 @@ __all__ = ["flags_of", "keys_of", "usage_text"]
 def usage_text(error: Any) -> str:
     """The message of an error of the library of the command line; a flag that is not known gets a suggestion."""
     context = getattr(error, "ctx", None)
+    if type(error).__name__ == "MissingParameter" and context is not None:
+        return _missing(error, context)
     if type(error).__name__ != "NoSuchOption" or context is None:
         text = str(error.format_message())
         return text.replace("Input should be", "it must be").replace("Value error, ", "")
@@ -23,6 +25,17 @@ def usage_text(error: Any) -> str:
         found = [f"{keys[name]}..." for name in near(key, keys)]
     hint = f" (did you mean {found[0]}?)" if found else ""
     return f"no such flag: {given}{hint}. All flags: unbackdoor {context.info_name} --help."
+
+
+def _missing(error: Any, context: Any) -> str:
+    """That something has to be given; a word that may have been meant as it is named."""
+    from unbackdoor.spelling import near
+
+    text = str(error.format_message()).replace("Missing option", "missing flag").replace("Missing arg", "missing arg")
+    words = context.find_root().obj
+    given = {word.partition("=")[0] for word in words or () if str(word).startswith("--")} - set(flags_of(context))
+    found = [word for flag in getattr(error.param, "opts", ()) for word in near(flag, sorted(given))]
+    return f"{text} (did you mean {error.param.opts[0]} by {found[0]}?)" if found else text
 
 
 def flags_of(context: Any) -> list[str]:

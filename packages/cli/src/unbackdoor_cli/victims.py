@@ -13,11 +13,14 @@ from unbackdoor.errors import BadOption
 from unbackdoor.evaluate import evaluate
 from unbackdoor.kit import Splits, TaskKit
 from unbackdoor.scene import Plan, Scene
+from unbackdoor.spelling import did_you_mean
 from unbackdoor.victim import Victim
 from unbackdoor_cli.options import typed
 from unbackdoor_cli.progress import Stages
 
 __all__ = ["build", "checked", "device_of", "teach", "train_victim"]
+
+_DEVICES = ("cpu", "cuda", "mps")
 
 
 def checked(plan: Plan, kit: TaskKit) -> Plan:
@@ -54,7 +57,8 @@ def device_of(name: str) -> torch.device:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise BadOption(f"no device {name!r} here; give cpu, or auto for whatever there is.") from error
+        hint = did_you_mean(name, ("auto", "cpu", "cuda", "mps")) if name.partition(":")[0] not in _DEVICES else ""
+        raise BadOption(f"no device {name!r} here; give cpu, or auto for whatever there is.{hint}") from error
     return torch.device(name)
 
 

@@ -46,8 +46,9 @@ def list_(
     from unbackdoor_cli.tables import names
 
     output = Output(as_json=json)
-    if kind is not None and kind not in list(Kind):
-        raise unknown("kind of thing to list", kind, list(Kind))
+    known = [one.value for one in Kind]
+    if kind is not None and kind not in known:
+        raise unknown("kind of thing to list", kind, known)
     kinds = [Kind(kind)] if kind else list(Kind)
     payload: dict[str, object] = {}
     shown: list[RenderableType] = []
