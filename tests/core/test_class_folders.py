@@ -75,7 +75,7 @@ def test_classes_that_are_no_list_of_names_are_refused(tmp_path: Path, classes: 
     ],
 )
 def test_parts_above_the_classes_are_no_classes(tmp_path: Path, paths: tuple[str, ...]) -> None:
-    with pytest.raises(BadData, match=r"parts of a data set.*such as .*/[Tt][a-zA-Z]+\."):
+    with pytest.raises(BadData, match=r"parts of a data set.*such as .*/[Tt][a-zA-Z]+, or name these .* classes="):
         read(lay(tmp_path, *paths))
 
 
@@ -98,8 +98,9 @@ def test_parts_are_found_for_loaders(tmp_path: Path) -> None:
 
 
 def test_the_folder_above_the_class_folders_is_not_taken_for_a_class(tmp_path: Path) -> None:
-    with pytest.raises(BadData, match=r"give .*/images\."):
+    with pytest.raises(BadData, match=r"give .*/images, else name all classes with classes="):
         read(lay(tmp_path, "images/cat/1.png", "images/dog/1.png"))
+    assert read(tmp_path, classes=["images", "others"]).labels.tolist() == [0, 0]
 
 
 def test_files_without_a_class_folder_are_told_apart(tmp_path: Path) -> None:

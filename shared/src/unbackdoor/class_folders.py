@@ -145,7 +145,7 @@ def _refuse_parts(root: Path, folders: dict[str, Path], files: dict[str, list[Pa
         give = next((name for name in (*deep, *parts) if name.lower() in _TRAIN), (deep or parts)[0])
         raise BadData(
             f"{shown(root)} holds {listed(parts)}, parts of a data set where classes are expected; give the one whose "
-            f"{what} are meant, such as {shown(folders[give])}."
+            f"{what} are meant, such as {shown(folders[give])}, or name these classes with classes=...."
         )
     if len(folders) == 1:
         ((name, folder),) = folders.items()
@@ -153,7 +153,7 @@ def _refuse_parts(root: Path, folders: dict[str, Path], files: dict[str, list[Pa
         if len(inner) > 1 and all(path.parent != folder for path in files[name]):
             raise BadData(
                 f"{shown(root)} holds the one folder {shown(name)}, and that the folders {listed(inner)}; if these are "
-                f"the classes, give {shown(folder)}."
+                f"the classes, give {shown(folder)}, else name all classes with classes=...."
             )
 
 

@@ -83,7 +83,7 @@ def imagenet(
     """ImageNet, ``uint8``: ``train`` and ``val`` with one folder for each class, or Parquet; 3 % are clean, as in FIP.
 
     All images are decoded into one tensor: 150 kB each at 224 pixels, so 190 GB for all 1.28 million. Take a smaller
-    ``size`` or a subset of the classes on a machine with less memory.
+    ``size`` or a subset of the classes on a machine with less memory; on one with more, raise the limit ``memory``.
 
     Args:
         seed: Of the clean set.

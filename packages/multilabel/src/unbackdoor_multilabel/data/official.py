@@ -92,6 +92,8 @@ def coco(
 ) -> Splits:
     """MS-COCO: 80 classes in the order of category ids; 5,000 clean images where that leaves as many, else 10 %.
 
+    All images are decoded into memory: those of 2017 need 18 GB at 224 pixels, so a higher limit ``memory``.
+
     Args:
         seed: Of the clean set.
         path: Folder with ``annotations/instances_train2014.json`` and ``..._val2014.json``, ``train2014`` and
