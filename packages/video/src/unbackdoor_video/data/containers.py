@@ -29,6 +29,8 @@ ENDINGS = (
 """Of the files that are read as videos, in lower case."""
 
 _FORMATS = "asf,avi,flv,gif,m4v,matroska,mov,mpeg,mpegts,mpegvideo,ogg"
+_REPLACE = "remove or replace it"
+_PADDED = 4  # libav counts the borders that it puts around frames
 _WHOLE = 1 << 16  # 1.0 in the fixed point of a display matrix
 
 
@@ -68,7 +70,9 @@ def decoded(path: Path) -> Iterator[Any]:
     with _opened(path) as (container, stream):
         stream.thread_type = "AUTO"
         try:
-            yield from container.decode(stream)
+            for frame in container.decode(stream):
+                _check_size(shown(path), frame)
+                yield frame
         except av.error.FFmpegError:
             return  # what follows cannot be decoded; the caller knows how much there was
 
@@ -77,8 +81,9 @@ def decoded(path: Path) -> Iterator[Any]:
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream."""
     av = importlib.import_module("av")
-    path, name, most = check_file(path, what="video"), shown(path), limits().pixels
-    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "", "max_pixels": str(most)}
+    path, name = check_file(path, what="video"), shown(path)
+    backstop = {"max_pixels": str(min(_PADDED * limits().pixels + 2**20, 2**62))}
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "", **backstop}
     with reading(name), path.open("rb") as file:
         try:
             container = av.open(_Stream(file, path.name), options=options, io_open=_refuse)
@@ -91,17 +96,24 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             context = stream.codec_context
             if context is None:
                 raise BadData(f"{name} holds video of a kind that cannot be decoded here; convert it to H.264.")
-            if context.width * context.height > most:
-                raise TooLarge(
-                    f"the frames of {name} are {context.width} x {context.height}, more than {most:,} pixels (the "
-                    "limit 'pixels'); give smaller ones, or raise the limit if you trust the file."
-                )
-            context.options = {**context.options, "max_pixels": str(most)}  # of frames that grow in the middle
+            if not context.width * context.height:
+                raise TooLarge(f"{name} does not say how large its frames are, or they are vast; {_REPLACE}.")
+            _check_size(name, context)
+            context.options = {**context.options, **backstop}  # of frames that grow in the middle
             yield container, stream
 
 
+def _check_size(name: str, picture: Any) -> None:
+    most = limits().pixels
+    if picture.width * picture.height > most:
+        raise TooLarge(
+            f"the frames of {name} are {picture.width} x {picture.height}, more than {most:,} pixels (the limit "
+            "'pixels'); give smaller ones, or raise the limit if you trust the file."
+        )
+
+
 class _Stream:
-    """What libav reads a file through: places that cannot be are told apart without an exception, which it would print."""
+    """What libav reads a file through; a place that cannot be is no exception, which it would print."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self.name = name
