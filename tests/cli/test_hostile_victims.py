@@ -32,10 +32,10 @@ def test_there_are_many_of_them() -> None:
 def test_hostile_victim_is_refused_by_every_way_in(
     name: str, given: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    folder = CARDS[name](tmp_path)
+    folder, compared = CARDS[name](tmp_path), list(CARDS).index(name) % 5 == 0
     before, out = seen(tmp_path), tmp_path_factory.mktemp("out")
-    outcomes = tried(partial(victim_ways, folder, out, given), tmp_path)
-    assert len(outcomes) == 6
+    outcomes = tried(partial(victim_ways, folder, out, given, compared=compared), tmp_path)
+    assert len(outcomes) == 5 + compared
     assert faults(outcomes) == []
     assert traces(tmp_path, before) == []
     assert [path.name for path in out.iterdir() if path.suffix == ".safetensors"] == []

@@ -55,59 +55,65 @@ class Outcome:
     did: list[str] = field(default_factory=list)
 
 
-def victim_ways(folder: Path, out: Path, given: Path) -> list[Way]:
-    """All ways in for a victim's folder; ``given`` is an honest checkpoint."""
+def victim_ways(folder: Path, out: Path, given: Path, *, compared: bool = True) -> list[Way]:
+    """All ways in for a victim's folder.
+
+    Args:
+        folder: The victim.
+        out: Where results would go.
+        given: An honest checkpoint.
+        compared: Whether ``compare`` is among them, which takes longer than all others.
+    """
     from unbackdoor.scene import open_victim, task_of_victim
 
     place = str(folder)
+    compare = Way("compare", ["compare", place, "--methods", "bn-only", "--out", str(out / "comparison")])
     return [
         Way("purify", ["purify", place, "--method", "bn-only", "--out", str(out / "purified.safetensors")]),
         Way("evaluate", ["evaluate", place]),
-        Way("compare", ["compare", place, "--methods", "bn-only", "--out", str(out / "comparison")]),
         Way("train --like", ["train", "--defence", "abl", "--like", place, "--out", str(out / "trained.safetensors")]),
         Way("evaluate --attack-from", ["evaluate", str(given), "--attack-from", place]),
         Way("open_victim", call=lambda: (task_of_victim(folder), open_victim(folder))),
+        *([compare] if compared else []),
     ]
 
 
-def checkpoint_ways(path: Path, out: Path, data: Path) -> list[Way]:
-    """All ways in for a file of weights; ``data`` is an honest folder of images."""
+def checkpoint_ways(path: Path, out: Path, data: Path, given: Path) -> list[Way]:
+    """All ways in for a file of weights; ``data`` is an honest folder of images, ``given`` an honest checkpoint."""
     import unbackdoor
     from unbackdoor_image import KIT
 
     model = ["--model", "smallcnn", "--data", str(data)]
+    other = ["--model", "smallcnn", "--data", str(path)]
     return [
-        Way("purify", ["purify", str(path), *model, "--method", "bn-only", "--out", str(out / "purified.safetensors")]),
+        Way("purify", ["purify", str(path), *model, "--method", "bn-only", "--out", str(out / "p.safetensors")]),
         Way("evaluate", ["evaluate", str(path), *model]),
+        Way(
+            "purify --data", ["purify", str(given), *other, "--method", "bn-only", "--out", str(out / "p.safetensors")]
+        ),
         Way("load", call=lambda: unbackdoor.load(KIT.build("smallcnn", num_classes=2), path)),
-        Way("purify --data", ["purify", *_honest(data), "--data", str(path), "--out", str(out / "p.safetensors")]),
+        Way("load_clean", call=lambda: KIT.load_clean(path)),
     ]
 
 
-def data_ways(path: Path, out: Path, given: Path, task: str = "image", options: Sequence[str] = ()) -> list[Way]:
-    """All ways in for clean samples; ``given`` is an honest checkpoint of the kit's demo."""
+def data_ways(source: Path | str, options: Mapping[str, Any], task: str, out: Path, given: Path) -> list[Way]:
+    """All ways in for clean samples of a task; ``given`` is an honest checkpoint of the kit's demo."""
     from unbackdoor.registry import kit
 
     found = kit(task)
-    model = ["--task", task, "--model", found.demo.model, "--data", str(path)]
-    words = [part for option in options for part in ("--data-option", option)]
-    typed = {name: _plain(value) for name, _, value in (option.partition("=") for option in options)}
+    words = [f"--data={source}", "--task", task, "--model", found.demo.model]
+    words += [f"--data-option={name}={_typed(value)}" for name, value in options.items()]
+    words += [f"--model-option={name}={_typed(value)}" for name, value in found.demo.model_options.items()]
     return [
-        Way(
-            "purify", ["purify", str(given), *model, *words, "--method", "bn-only", "--out", str(out / "p.safetensors")]
-        ),
-        Way("evaluate", ["evaluate", str(given), *model, *words]),
-        Way("train", ["train", "--defence", "abl", *model, *words, "--out", str(out / "t.safetensors")]),
-        Way("load_clean", call=lambda: found.load_clean(path, **typed)),
+        Way("purify", ["purify", str(given), *words, "--method", "bn-only", "--out", str(out / "p.safetensors")]),
+        Way("evaluate", ["evaluate", str(given), *words]),
+        Way("train", ["train", "--defence", "abl", *words, "--epochs", "1", "--out", str(out / "t.safetensors")]),
+        Way("load_clean", call=lambda: found.load_clean(source, **options)),
     ]
 
 
-def _honest(data: Path) -> list[str]:
-    return [str(data.with_name("given.safetensors")), "--model", "smallcnn"]
-
-
-def _plain(value: str) -> Any:
-    return int(value) if value.isdecimal() else value
+def _typed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def tried(ways: Callable[[], Iterable[Way]], place: Path) -> list[Outcome]:
