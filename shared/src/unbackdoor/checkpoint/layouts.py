@@ -7,6 +7,7 @@ and both in any order are one thing: a beginning that, taken off, leaves the mod
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ __all__ = ["Flat", "Names", "Place", "flatten", "is_averaged", "main_folder", "p
 
 _CONTAINERS = 300_000
 _DEPTH = 24
+_SOUGHT, _FULLEST, _PLACES = 3, 8, 64
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_fpw_module)\.")
 _AVERAGED = {"ema", "swa", "averaged", "shadow"}
 _USUAL = ("state_dict", "model_state_dict", "model", "net", "netC", "weights", "params", "state", "generator")
@@ -165,7 +167,7 @@ def places(flat: Flat, names: Names) -> list[Place]:
     given = _unwrapped([*flat.tensors, *flat.others])
     wanted = _unwrapped(names.expected)
     lightning = "pytorch-lightning_version" in flat.top
-    prefixes = _prefixes(given, wanted, flat)
+    prefixes = _prefixes(given, wanted, flat, names)
     found = [_place(prefix, flat, given, wanted, names, lightning=lightning) for prefix in prefixes]
     fitting = tuple(place.prefix for place in found if place.fits and place.prefix)
     found = [replace(p, strangers=[n for n in p.strangers if not plain(n).startswith(fitting)]) for p in found]
@@ -184,21 +186,23 @@ def _unwrapped(names: Iterable[str]) -> dict[str, str]:
     return found if len(found) == len(names) else {name: name for name in names}
 
 
-def _prefixes(given: Mapping[str, str], wanted: Mapping[str, str], flat: Flat) -> list[str]:
-    """Beginnings that may be the right one: those that stand before some name of the model's, and the containers."""
-    ends = {name for name in wanted if not name.endswith("num_batches_tracked")}
-    found = dict.fromkeys("." if not folder else plain(folder) for folder in flat.folders.values())
-    rare = sorted(ends, key=lambda name: (-name.count("."), -len(name), name))[:3]
+def _prefixes(given: Mapping[str, str], wanted: Mapping[str, str], flat: Flat, names: Names) -> list[str]:
+    """Beginnings that may be the right one: those before some name of the model's, and the fullest containers.
+
+    The latter are for models whose hooks rename what they load.
+    """
+    always = [name for name, own in wanted.items() if own not in names.optional and own not in names.aliases]
+    rare = sorted(always or wanted, key=lambda name: (-name.count("."), -len(name), name))[:_SOUGHT]
+    found: dict[str, None] = {}
     for name in given:
         for end in rare:
             if name == end or name.endswith(f".{end}"):
-                found[name[: len(name) - len(end)] or "."] = None
-    for folder in list(found):
-        inside = [name[len(folder) :] for name in given if name.startswith(folder)] if folder != "." else list(given)
-        common = _common(inside)
-        if common:
-            found[("" if folder == "." else folder) + common] = None
-    return ["" if prefix == "." else prefix for prefix in list(found)[:64]]
+                found[name[: len(name) - len(end)]] = None
+    for folder, _ in Counter(flat.folders.values()).most_common(_FULLEST):
+        short = plain(folder)
+        inside = [name[len(short) :] for name in given if name.startswith(short)]
+        found[short] = found[short + _common(inside)] = None
+    return list(found)[:_PLACES]
 
 
 def _common(names: list[str]) -> str:
