@@ -15,9 +15,11 @@ from unbackdoor.backend import exclusive
 from unbackdoor.checkpoint import load, save
 from unbackdoor.copying import copied
 from unbackdoor.data import CleanSet
-from unbackdoor.errors import BadOption, UnbackdoorError
+from unbackdoor.errors import BadOption, PreflightFailed, UnbackdoorError
+from unbackdoor.estimate import shortage
 from unbackdoor.evaluate import evaluate
 from unbackdoor.kit import TaskKit
+from unbackdoor.model import inner_model
 from unbackdoor.outcome import MAX_LOSS
 from unbackdoor.purifier import Purifier, Watch
 from unbackdoor.registry import as_method, as_task, check_seed
@@ -92,6 +94,9 @@ def purify(
     if watch is not None and not callable(watch):
         raise BadOption(f"watch is a {type(watch).__name__}; give a function that takes the progress, or leave it out.")
     with exclusive():
+        short = None if anyway else shortage(inner_model(model))
+        if short is not None:
+            raise PreflightFailed(f"{short}, or try it with anyway=True (--anyway).")
         purified, told = copied(model)
     report = purifier.purify(purified, clean, problem, seed=seed, watch=watch, anyway=anyway, max_loss=max_loss)
     return purified, replace(report, notices=(*told, *report.notices))

@@ -23,6 +23,7 @@ LEVEL = 0.001
 _SAMPLES, _FIRST, _KEPT = 256, 64, 6
 _PROMISING = 0.05
 _HARDLY = 0.75
+_GAIN = 0.2
 _NAMED = 20
 
 
@@ -32,7 +33,7 @@ class _Tried:
 
     places: Tensor
     wins: Tensor
-    score: float
+    scores: Tensor
     rank: int
     reading: Reading | None = None
     order: Order | None = None
@@ -57,13 +58,14 @@ def misreading(given: Standing, model: nn.Module, clean: Batch, task: Task) -> s
         return None
     hardly = not base.above_chance or far_below(base, _HARDLY * (base.confidence or 0.0))
     readings = [reading for reading in task.readings(batch) if hardly or not reading.rare]
-    as_read = _Tried(torch.arange(len(batch)), base.wins, 0.0, 0)
+    as_read = _Tried(torch.arange(len(batch)), base.wins, base.scores, 0)
     looked = list(_looked(readings, model, batch, _FIRST))
     hopeful = sorted((one for one, _ in looked if _p(as_read, one) <= _PROMISING), key=lambda one: -one.share)
-    again = _looked([one.reading for one in hopeful[:_KEPT] if one.reading is not None], model, batch, _SAMPLES)
+    wanted = {id(one.reading) for one in hopeful[:_KEPT]}
+    again = _looked([one for one in readings if id(one) in wanted], model, batch, _SAMPLES)
     tried = [one for one, _ in again] + _relabelled(as_read, base, clean)
     count = len(readings) + len(tried)
-    sure = [one for one in tried if _p(as_read, one) <= LEVEL / count]
+    sure = [one for one in tried if _p(as_read, one) <= LEVEL / count and _matters(as_read, one)]
     if not sure and hardly:  # inputs and labels may both be misread
         both = [one for first, now in looked for one in _relabelled(first, now, clean)]
         count += len(both)
@@ -94,7 +96,7 @@ def _looked(readings: list[Reading], model: nn.Module, batch: Batch, most: int) 
         except Exception:  # noqa: BLE001, S112 - a model that cannot read the samples so was not meant to
             continue
         if now.wins is not None:
-            yield _Tried(places, now.wins, float(now.scores.mean()), 1 + reading.rare, reading), now
+            yield _Tried(places, now.wins, now.scores, 1 + reading.rare, reading), now
 
 
 def _relabelled(one: _Tried, now: Standing, clean: Batch) -> list[_Tried]:
@@ -103,23 +105,42 @@ def _relabelled(one: _Tried, now: Standing, clean: Batch) -> list[_Tried]:
         return []
     found = orders(now.logits.argmax(1), now.targets, now.logits.shape[1], clean.classes)
     rank = 0 if one.reading is None else 3
-    return [_Tried(one.places, order.wins, 0.0, rank, one.reading, order) for order in found]
+    return [_Tried(one.places, order.wins, one.scores, rank, one.reading, order) for order in found]
 
 
-def _p(before: _Tried, after: _Tried) -> float:
-    """How likely so many more wins are by chance, on the samples that both were tried on."""
-    places = before.places[torch.isin(before.places, after.places)]
-    was = before.wins[torch.isin(before.places, places)]
-    now = after.wins[torch.isin(after.places, places)]
+def _p(before: _Tried, after: _Tried, *, by_score: bool = False) -> float:
+    """How likely so many more wins (or higher scores) are by chance, on the samples that both were tried on."""
+    first, second = torch.isin(before.places, after.places), torch.isin(after.places, before.places)
+    if by_score:
+        change = after.scores[second] - before.scores[first]
+        return better(int((change > 0).sum()), int((change < 0).sum()))
+    was, now = before.wins[first], after.wins[second]
     return better(int((now & ~was).sum()), int((was & ~now).sum()))
 
 
+def _matters(before: _Tried, after: _Tried) -> bool:
+    """Whether a reading of inputs gains 20 points or halves the errors.
+
+    Samples from elsewhere (darker, of less contrast) may be read a little better with another normalisation than with
+    the one that a model was trained with; that is no mistake. Other classes are no matter of degree.
+    """
+    was, now = before.share, after.share
+    return after.order is not None or now - was >= _GAIN or 1 - now <= (1 - was) / 2
+
+
 def _simplest(sure: list[_Tried]) -> _Tried:
-    """Of the readings that the best one does not clearly beat, the simplest, and of these the likeliest."""
+    """Of the readings that the best one does not clearly beat the simplest, of these the first that is as likely.
+
+    Normalisations that are nearly alike are told apart by the log-likelihoods of the samples, if by anything.
+    """
     most = max(sure, key=lambda one: one.share)
     near = [one for one in sure if _p(one, most) > _PROMISING]
     rank = min(one.rank for one in near)
-    return max((one for one in near if one.rank == rank), key=lambda one: one.score)
+    near = [one for one in near if one.rank == rank]
+    likeliest = max(near, key=lambda one: float(one.scores.mean()))
+    if rank == 0:
+        return near[0]
+    return next(one for one in near if _p(one, likeliest, by_score=True) > _PROMISING)
 
 
 def _said(as_read: _Tried, best: _Tried, base: Standing, clean: Batch) -> str:

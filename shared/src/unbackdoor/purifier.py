@@ -6,7 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, final
 
@@ -19,7 +19,6 @@ from unbackdoor.calling import failure, guarded, plain
 from unbackdoor.configured import Configured, option
 from unbackdoor.copying import eager
 from unbackdoor.data import CleanSet, floats_like
-from unbackdoor.disturbance import started
 from unbackdoor.errors import (
     BadData,
     BadOption,
@@ -31,6 +30,7 @@ from unbackdoor.errors import (
     UnbackdoorError,
     UnsupportedTask,
 )
+from unbackdoor.estimate import COPIES, PASSES, estimate, shortage, too_large
 from unbackdoor.measure import accuracy_by_group, clean_metrics, evaluating
 from unbackdoor.model import (
     check_usable,
@@ -44,75 +44,13 @@ from unbackdoor.model import (
 from unbackdoor.outcome import MAX_LOSS, evidence, fault, thin
 from unbackdoor.preflight import doubt, doubtful, misfit
 from unbackdoor.report import Report, versions, weight_hash
+from unbackdoor.run import Progress, Run, Watch
 from unbackdoor.signature import Kept, Signature
 from unbackdoor.standing import Standing, one_class, standing
-from unbackdoor.task import Disturber, Task
+from unbackdoor.task import Task
 from unbackdoor.tree import first_dim, leaves
 
 __all__ = ["Progress", "Purifier", "Run", "Watch", "option"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a `Watch` is told: ``step`` of ``steps``, scalars of that step, the model as it is then."""
-
-    step: int
-    steps: int
-    message: str
-    scalars: Mapping[str, float]
-    model: nn.Module
-
-
-Watch = Callable[[Progress], None]
-"""Called now and then during a purification; it returns nothing, so no method can stop by what it sees."""
-
-
-@dataclass
-class Run:
-    """What a method gets beside model, clean samples and task; nothing of it knows an attack."""
-
-    generator: torch.Generator
-    device: torch.device
-    model: nn.Module
-    watch: Watch | None = None
-    log: list[dict[str, float]] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
-    trainable: int = 0
-    holdout: CleanSet | None = None
-    anyway: bool = False
-    """Whether to go on, and return the result, where the checks before and after would stop."""
-    overruled: list[str] = field(default_factory=list)
-    sparse: bool = False
-    """Whether nothing was held out since there are fewer than two clean samples for each class."""
-    disturbers: list[Disturber] = field(default_factory=list)
-
-    def disturber(self, task: Task, model: nn.Module, clean: CleanSet, batch_size: int) -> Disturber:
-        """What disturbs this run's batches of ``clean``, for ``model`` as it was given; its findings are reported."""
-        self.disturbers.append(started(task, model, clean, self.generator, batch_size))
-        return self.disturbers[-1]
-
-    def record(self, step: int, steps: int, message: str, **scalars: float) -> None:
-        """Append scalars to the log and tell the watcher; what is not finite is left out."""
-        scalars = {name: value for name, value in scalars.items() if math.isfinite(value)}
-        self.log.append({"step": float(step), **scalars})
-        if self.watch is not None:
-            self.watch(Progress(step, steps, message, scalars, self.model))
-
-    def stop(self, reason: str, error: type[PreflightFailed | ResultRefused]) -> None:
-        """Raise ``error``, unless the run goes on anyway: then the report says why it should not have.
-
-        Raises:
-            UnbackdoorError: As said.
-        """
-        if not self.anyway:
-            raise error(f"{reason}, or go on as it is with anyway=True (--anyway).")
-        self.overruled.append(f"{reason}.")
-        self.notice(f"{reason}. Gone on all the same, as asked.")
-
-    def notice(self, text: str) -> None:
-        """Something that the user should know; it ends up in the report."""
-        if text not in self.notices:
-            self.notices.append(text)
 
 
 @dataclass(frozen=True)
@@ -141,6 +79,8 @@ class Purifier(Configured, ABC):
     searches in input space, so that `Task.perturbable` must give floats; ``"one-class"`` where it compares the classes
     that models answer with, which must then be given by logits, one class a sample; ``"classifier"`` where it makes the
     last layer anew, which must then be trainable and tied to no other."""
+    passes: ClassVar[float] = PASSES
+    """What a step costs, in forward passes over its batch: for an estimate of the time."""
     discrete: ClassVar[bool] = False
     """Whether the result is one of few (which neurons are pruned), so that two seeds may give the same weights."""
     tunes_sparse: ClassVar[bool] = False
@@ -195,15 +135,16 @@ class Purifier(Configured, ABC):
         inner = inner_model(model)
         check_usable(inner)
         samples = CleanSet.of(clean)
-        notices = materialise(inner)
+        device = next(inner.parameters()).device
+        run = Run(torch.Generator().manual_seed(seed), device, inner, watch, anyway=anyway)
+        run.stop(shortage(inner, COPIES - 1), PreflightFailed)
+        run.notices += materialise(inner)
         before_hash = weight_hash(inner)
         signature = Signature.of(inner)
-        device = next(inner.parameters()).device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         start = time.perf_counter()
         kept = Kept.of(inner)
-        run = Run(torch.Generator().manual_seed(seed), device, inner, watch, notices=notices, anyway=anyway)
         try:
             with (
                 seeded(seed, device),
@@ -259,6 +200,7 @@ class Purifier(Configured, ABC):
         tuning = clean if held is None else clean.without(held.tolist())
         run.holdout = None if held is None else clean.part(held)
         judged = (run.holdout or tuning).samples
+        self._foresee(model, tuning, task, run)
         working = Signature.of(model)
         before, groups = clean_metrics(model, judged, task), accuracy_by_group(model, judged, task)
         try:
@@ -289,11 +231,20 @@ class Purifier(Configured, ABC):
             run.notice(f"{little}.")
         return _Found(before, after, by_class, rest, wrong or fault(given, now, *drop, max_loss))
 
+    def _foresee(self, model: nn.Module, tuning: CleanSet, task: Task, run: Run) -> None:
+        """Stop where memory will not suffice, and tell the watcher how long it will take."""
+        steps, batch_size = getattr(self, "steps", None), getattr(self, "batch_size", None)
+        if not isinstance(steps, int) or not isinstance(batch_size, int):
+            return
+        found = estimate(model, tuning, task, steps=steps, batch_size=batch_size, passes=self.passes)
+        run.stop(too_large(found), PreflightFailed)
+        run.expect(found.seconds, steps)
+
     def _judge(self, found: _Found, report: Report, run: Run) -> None:
         if found.fault is None:
             return
         try:
-            run.stop(f"{found.fault}: nothing of it is kept; lower lr or steps, use another method", ResultRefused)
+            run.stop(f"{found.fault}: nothing of it is kept. Lower lr or steps, use another method", ResultRefused)
         except ResultRefused as error:
             error.report = replace(report, notices=tuple(run.notices), overruled=(found.fault,))
             raise
@@ -301,8 +252,8 @@ class Purifier(Configured, ABC):
     def _preflight(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> tuple[CleanSet, Standing]:
         given = standing(model, clean.samples, task)
         reason = misfit(given, model, clean.samples, task, labelled="classes" in self.needs)
+        run.stop(reason, PreflightFailed)
         if reason is not None:
-            run.stop(reason, PreflightFailed)
             return clean, given
         found = doubtful(given)
         if not found:

@@ -139,6 +139,13 @@ class MultilabelTask(PixelTask):
         """
         return [*check_rows(clean.targets, outputs), *super().inspect(clean, outputs)]
 
+    def uninformed(self, targets: Tree) -> Tensor:
+        """Log-likelihood of each row where each class is there as often as it is in all of them."""
+        rows = hard_rows(targets).double()
+        often = ((rows.sum(0) + 0.5) / (len(rows) + 1)).log(), ((len(rows) - rows.sum(0) + 0.5) / (len(rows) + 1)).log()
+        score: Tensor = (rows * often[0] + (1 - rows) * often[1]).sum(1) / self.labels
+        return score
+
     def samples_per_class(self, targets: Tree) -> float:
         """Number of labels divided by the number of classes that occur."""
         counts = hard_rows(targets).sum(0)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from unbackdoor.task import Batch, Reading
+from unbackdoor_pixels.values import as_floats
 
 if TYPE_CHECKING:
     from unbackdoor_pixels.task import PixelTask
@@ -49,6 +50,8 @@ def pixel_readings(task: PixelTask, clean: Batch) -> Iterator[Reading]:
     pixels = task.pixels(clean.inputs)
     channels, side = pixels.shape[-3], min(pixels.shape[-2:])
     usual = [(name, pair) for name, pair in NORMALISATIONS.items() if len(pair[0]) == channels]
+    own = _statistics(pixels)
+    usual.sort(key=lambda one: float((own - torch.tensor(one[1])).abs().sum()))
     others = [_normalised(task, pair, name) for name, pair in usual if pair != (task.mean, task.std)]
     if task.mean is not None:
         others.insert(0, ("no --mean and --std", replace(task, mean=None, std=None)))
@@ -91,6 +94,12 @@ def _undone(task: PixelTask, pixels: Tensor, usual: list[tuple[str, Pair]]) -> I
             if other != name:
                 advice, made = _normalised(task, pair, other)
                 yield Reading(f"{before} and {advice}", made, back)
+
+
+def _statistics(pixels: Tensor) -> Tensor:
+    """Mean and deviation of each channel: a normalisation is mostly that of data like those at hand."""
+    shown = as_floats(pixels).transpose(0, -3).flatten(1).float().cpu()
+    return torch.stack([shown.mean(1), shown.std(1)])
 
 
 def _within(pixels: Tensor, top: float) -> bool:

@@ -297,6 +297,18 @@ class TranslationTask(Task):
             return [f"{100 * (1 - float(ended)):.0f} % of the targets have no end token ({self.end})."]
         return []
 
+    def uninformed(self, targets: Tree) -> Tensor:
+        """Log-likelihood of each sentence where every token is as likely as it is in all the others."""
+        rows = _hard(targets)
+        there = valid(rows, self.pad)
+        tokens, places = torch.where(there, rows, 0).unique(return_inverse=True)
+        counts = torch.zeros(len(tokens), dtype=torch.float64, device=rows.device)
+        counts.index_add_(0, places.flatten(), there.flatten().double())
+        own = (places.unsqueeze(1) == places.unsqueeze(2)).logical_and(there.unsqueeze(1)).sum(2)
+        others = (counts[places] - own).clamp(min=0.5) / (counts.sum() - there.sum(1, keepdim=True)).clamp(min=1)
+        total: Tensor = (others.log() * there).sum(1)
+        return total / there.sum(1).clamp(min=1) if self.per_token else total
+
     def _used(self, *sides: Any) -> tuple[Tensor, Tensor]:
         """Sources and prefixes of the first side, cut to the columns that any of the sides uses."""
         found = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from unbackdoor.classes import ClassTask
 from unbackdoor.errors import BadOption
 from unbackdoor.mixing import beta
+from unbackdoor.task import Batch, Reading
 from unbackdoor.tree import Tree
 from unbackdoor_pixels import PixelTask, check_clips
 from unbackdoor_video.augment import frame_runs, move
@@ -74,6 +76,12 @@ class VideoTask(PixelTask, ClassTask):
     def ask(self, model: nn.Module, given: Tensor) -> Any:
         """What the model says of normalised clips, in its own layout."""
         return model(given.transpose(1, 2) if self.layout == "channels" else given)
+
+    def readings(self, clean: Batch) -> Iterator[Reading]:
+        """Those of all pixels; the other layout, for networks that take either."""
+        yield from super().readings(clean)
+        other = next(layout for layout in LAYOUTS if layout != self.layout)
+        yield Reading(f"--task-option layout={other}", replace(self, layout=other), rare=True)
 
     def predict(self, model: nn.Module, inputs: Tree) -> Tensor:
         """`forward` for `chunk` clips at a time."""
