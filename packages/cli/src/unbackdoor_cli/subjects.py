@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from unbackdoor.attack import Attack
-from unbackdoor.checkpoint import load, read
+from unbackdoor.checkpoint import files_of, load, read
 from unbackdoor.errors import BadData, BadOption, CheckpointMismatch, FileRefused, UnbackdoorError
 from unbackdoor.evaluate import evaluate
 from unbackdoor.kit import TaskKit
@@ -70,11 +70,10 @@ def open_subject(named: Named) -> Subject:
     """
     if not named.source.exists():
         raise FileRefused(f"no checkpoint and no victim at {named.source}.")
-    if named.source.is_dir() and not is_victim(named.source):
-        raise FileRefused(f"{named.source} is a folder without card.json; give a checkpoint file or a victim's folder.")
     device = device_of(named.device)
     if is_victim(named.source):
         return _of_victim(named, named.source, device)
+    files_of(named.source)  # a wrong file is called what it is before anything else is read
     if named.attack_from is not None:
         return _of_victim(named, named.attack_from, device)
     return _of_checkpoint(named, device)

@@ -110,7 +110,10 @@ def _within(folder: Path) -> Path:
     if len(found) == 1:
         return folder / found[0]
     if not found:
-        raise FileRefused(f"no checkpoint in the folder {folder}; give a file of weights or a folder that holds one.")
+        raise FileRefused(
+            f"no checkpoint in the folder {folder}, and no card.json of a victim; give a file of weights or a folder "
+            "that holds one."
+        )
     listed = ", ".join(shown(name, 60) for name in found[:6]) + (", ..." if len(found) > 6 else "")
     raise FileRefused(f"{folder} holds {len(found)} files of weights ({listed}); give one of them.")
 
