@@ -37,7 +37,7 @@ class _Counting(TorchDispatchMode):
     """Sees every operation that makes a tensor."""
 
     def __init__(self, size: int, what: str, single: int, count: int | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.size, self.what, self.single, self.count = size, what, single, count
         self.taken = self.made = 0
 

@@ -36,7 +36,10 @@ __all__ = [
 _MODEL = "Model and data"
 _HOW = "How it runs"
 
-Checkpoint = Annotated[Path, typer.Argument(help="A file of weights, or a victim's folder.", show_default=False)]
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(help="A file of weights, or a victim: a folder that `unbackdoor attack` made.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=_HOW)]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.", rich_help_panel=_HOW)]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.", rich_help_panel=_HOW)]
@@ -76,7 +79,7 @@ DataPath = Annotated[
     Path | None,
     typer.Option(
         metavar="PATH",
-        help="Where the data set of a victim (a folder that `unbackdoor attack` made) lies, if not where it was.",
+        help="Where the data set of a victim (a folder that `unbackdoor attack` made) lies.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -102,11 +105,21 @@ ModelOptions = Annotated[
 ]
 DataOptions = Annotated[
     list[str] | None,
-    typer.Option("--data-option", metavar="K=V", help="Option of the data reader; repeat.", rich_help_panel=_MODEL),
+    typer.Option(
+        "--data-option",
+        metavar="K=V",
+        help="Option of the data reader; repeat. A wrong one lists all.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 TaskOptions = Annotated[
     list[str] | None,
-    typer.Option("--task-option", metavar="K=V", help="Option of the task; repeat.", rich_help_panel=_MODEL),
+    typer.Option(
+        "--task-option",
+        metavar="K=V",
+        help="Option of the task; repeat. A wrong one lists all.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 Size = Annotated[
     str | None,

@@ -129,7 +129,9 @@ def attack(
             write_atomically(preview, lambda path: draw(path, [scene.victim.attack], scene.data.test), force=force)
         scene.victim.save(out, force=force)
     card = scene.victim.card
-    caption = f"On {len(scene.data.test)} test samples. Saved in {out}; next: unbackdoor purify {out} --out FILE"
+    lies = card.data_options.get("path")
+    there = f" --data-path {lies}" if lies else ""
+    caption = f"On {len(scene.data.test)} test samples. Saved in {out}; next: unbackdoor purify {out}{there} --out FILE"
     caption += ceiling(scene.victim.attack, card.figures) + measured_by(scene.task)
     output.result(
         {"out": str(out), "task": task, "seed": seed, "model": card.model, "data": card.data, "attack": card.attack}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from unbackdoor.builders import Maker, build_model
-from unbackdoor_translation.models.hub import FAMILIES, from_folder, small
+from unbackdoor.errors import UntrustedVictim
+from unbackdoor.vetting import TRUST, closed
+from unbackdoor_translation.models.hub import FAMILIES, TYPES, from_folder, of_type, small
 
 __all__ = ["MODELS", "build"]
 
@@ -22,6 +25,7 @@ MODELS = {
     "convolutional": "Gehring et al. 2017: convolutions with GLU and attention in every decoder layer; the papers' own",
     "lstm": "encoder-decoder of LSTM layers with attention",
     "hub:FOLDER": "the architecture of any Hugging Face folder or name; load its weights as a checkpoint",
+    "hub:mbart": "a type of the library from fields of its configuration, such as d_model (also m2m_100, pegasus, ...)",
 }
 
 
@@ -50,6 +54,13 @@ def _own(module: str, cls: str, **options: Any) -> nn.Module:
 
 
 def _hub(name: str) -> Maker:
+    if name in TYPES and (closed() or not Path(name).is_dir()):
+        return partial(of_type, name)
+    if closed():
+        raise UntrustedVictim(
+            f"card.json asks for the model {ascii(f'hub:{name}')}, whose configuration is not in the victim's folder; a "
+            f"card may name hub:TYPE with TYPE one of {', '.join(TYPES)}. {TRUST}."
+        )
     return lambda num_classes, **options: from_folder(name, **options)
 
 
@@ -65,11 +76,18 @@ _FURTHER = frozenset(
         "relative_attention_max_distance", "relative_attention_num_buckets", "scale_embedding",
     }
 )  # fmt: skip
+_FIELDS = _FURTHER | {
+    "add_final_layer_norm", "bos_token_id", "d_ff", "d_model", "decoder_attention_heads", "decoder_ffn_dim",
+    "decoder_layers", "decoder_start_token_id", "dropout", "encoder_attention_heads", "encoder_ffn_dim",
+    "encoder_layers", "eos_token_id", "layer_norm_epsilon", "max_position_embeddings", "num_decoder_layers",
+    "num_heads", "num_layers", "pad_token_id", "share_encoder_decoder_embeddings", "tie_word_embeddings",
+}  # fmt: skip
 _PASSED = {
-    **{family: _FURTHER for family in FAMILIES},
+    **dict.fromkeys(FAMILIES, _FURTHER),
     "convolutional": _SIZES | {"weight_norm"},
     "lstm": _SIZES,
+    "hub": _FIELDS,
 }
-"""What a victim's card may set beside the options that a maker names; ``hub`` is the user's own to name."""
+"""What a victim's card may set beside the options that a maker names."""
 
 _SOURCES: dict[str, Callable[[str], Maker]] = {"hub": _hub}

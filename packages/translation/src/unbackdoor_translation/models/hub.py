@@ -10,9 +10,11 @@ from torch import nn
 from unbackdoor.errors import BadOption, FileRefused
 from unbackdoor.vetting import may_fetch
 
-__all__ = ["FAMILIES", "from_folder", "small"]
+__all__ = ["FAMILIES", "TYPES", "from_folder", "of_type", "small"]
 
 FAMILIES = ("marian", "t5", "bart", "fsmt")
+TYPES = ("bart", "blenderbot", "m2m_100", "marian", "mbart", "mt5", "pegasus", "t5")
+"""Model types of the library that are built from plain fields of their configuration."""
 
 
 def small(
@@ -82,6 +84,15 @@ def small(
         )  # fmt: skip
         model = transformers.FSMTForConditionalGeneration(made)
     return model
+
+
+def of_type(kind: str, num_classes: int, **fields: Any) -> nn.Module:
+    """A model of one of `TYPES` from fields of its configuration, such as ``d_model``; no file is read."""
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    config = AutoConfig.for_model(kind, vocab_size=num_classes, **fields)
+    made: nn.Module = AutoModelForSeq2SeqLM.from_config(config, trust_remote_code=False)
+    return made
 
 
 def from_folder(name: str, **options: Any) -> nn.Module:
