@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from unbackdoor.kit import Splits, TaskKit
 from unbackdoor.scene import Plan, Scene
 from unbackdoor.spelling import did_you_mean
 from unbackdoor.victim import Victim
-from unbackdoor_cli.options import typed
+from unbackdoor_cli.options import takes, typed
 from unbackdoor_cli.progress import Stages
+from unbackdoor_cli.wording import Spelling, as_flag, as_key, spoken
 
 __all__ = ["build", "checked", "device_of", "teach", "train_victim"]
 
@@ -44,6 +45,18 @@ def checked(plan: Plan, kit: TaskKit) -> Plan:
 def _typed(owner: Any, given: Mapping[str, Any], flag: str) -> dict[str, Any]:
     words = {name: value for name, value in given.items() if isinstance(value, str)}
     return dict(given) | typed(owner, words, flag)
+
+
+def _spelt(plan: Plan, kit: TaskKit) -> dict[str, Spelling]:
+    """How options of the plan, which messages name, are typed."""
+    attack = kit.attacks[plan.attack or kit.demo.attack]
+    return {
+        **dict.fromkeys(("epochs", "batch_size", "lr"), as_key("--train-option")),
+        **dict.fromkeys(takes(kit.data[plan.data]), as_key("--data-option")),
+        **dict.fromkeys((f.name for f in fields(attack)), as_key("--attack-option")),
+        "path": lambda name, value: f"--data-path {value}",
+        "rate": as_flag,
+    }
 
 
 def device_of(name: str) -> torch.device:
@@ -77,6 +90,11 @@ def train_victim(task_name: str, kit: TaskKit, plan: Plan, *, seed: int, device:
         UnhealthyAttack: The attack did not take, so that nothing can be shown with this victim.
     """
     plan = checked(plan, kit)
+    with spoken(_spelt(plan, kit)):
+        return _trained(task_name, kit, plan, seed=seed, device=device, stages=stages)
+
+
+def _trained(task_name: str, kit: TaskKit, plan: Plan, *, seed: int, device: torch.device, stages: Stages) -> Scene:
     with stages.short(f"reading {plan.data}"):
         data = plan.read(kit, seed=seed)
     attack = plan.make_attack(kit, data)

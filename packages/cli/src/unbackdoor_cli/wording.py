@@ -13,6 +13,7 @@ __all__ = ["Spelling", "as_flag", "as_key", "as_typed", "spoken"]
 Spelling = Callable[[str, str], str]
 """From the name and the value of an option to what has to be typed."""
 
+_SEVERAL = ("classes", "mean", "std")
 _VALUE = r"\[[^\]]*\]|\([^)]*\)|'[^']*'|\"[^\"]*\"|\.\.\.|[^\s,;:()]*[^\s,;:().]"
 
 
@@ -21,7 +22,7 @@ def as_flag(name: str, value: str) -> str:
     flag = name.replace("_", "-")
     if value in ("True", "False"):
         return f"--{flag}" if value == "True" else f"--no-{flag}"
-    return f"--{flag} {_plain(value)}"
+    return f"--{flag} {'A,B,C' if value == '...' and name in _SEVERAL else _plain(value)}"
 
 
 def as_key(flag: str) -> Spelling:
@@ -34,7 +35,7 @@ def as_typed(text: str, options: Mapping[str, Spelling]) -> str:
     if not options:
         return text
     names = "|".join(re.escape(name) for name in sorted(options, key=len, reverse=True))
-    given = re.compile(rf"(?<![\w.=/\\-])(?<!-option )({names})=({_VALUE})")
+    given = re.compile(rf"(?<![\w.=/\\'\"-])(?<!-option )({names})=({_VALUE})")
     told = given.sub(lambda found: options[found[1]](found[1], found[2]), text)
     return re.sub(r"(--[\w-]+(?: [^\s()]+)?) \(\1\)", r"\1", told)
 

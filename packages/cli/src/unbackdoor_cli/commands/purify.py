@@ -59,8 +59,8 @@ def purify(
     --data photos --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     --out purified.safetensors
 
-    Exit codes: 0 done, 2 refused, 3 the result was worse than --max-loss
-    allows and nothing was written, 130 interrupted.
+    Exit codes: 0 done, 2 refused, 3 nothing was written since the result was
+    at chance or lost more than --max-loss allows, 130 interrupted.
     """
     from dataclasses import fields, replace
 
