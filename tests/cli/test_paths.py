@@ -101,3 +101,22 @@ def test_equal_paths_and_odd_targets_are_refused_before_the_work(call, folder, v
         error = call(*command.split(), "--out", out, "--report", report, "--force").error
         assert told in error.lower(), (out, report)
     assert not Path("p.safetensors").exists()
+
+
+def test_weights_and_report_are_of_one_run(call, folder, victim, monkeypatch):
+    words = ["purify", victim, "--method", "bn-only", "--steps", 2, "--out", "p.safetensors", "--anyway"]
+    assert call(*words).code == 0
+    old = {name: Path(name).read_bytes() for name in ("p.safetensors", "p.report.json")}
+    real = os.replace
+
+    def replace(source, target, **named):
+        if Path(target) == folder / "p.report.json" and "drafts" in str(source):
+            raise OSError(28, "No space left on device")
+        return real(source, target, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", replace)
+        assert "No space left" in call(*words, "--seed", 1, "--force").error
+    assert {name: Path(name).read_bytes() for name in old} == old
+    assert call(*words, "--seed", 1, "--force").code == 0
+    assert Path("p.report.json").read_bytes() != old["p.report.json"]
