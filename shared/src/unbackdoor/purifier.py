@@ -132,6 +132,8 @@ class Purifier(Configured, ABC):
                 is then as it was.
         """
         self._check_common()
+        if not max_loss >= 0:
+            raise BadOption(f"max_loss is {max_loss}; the points that may be lost must be at least 0.")
         inner = inner_model(model)
         check_usable(inner)
         samples = CleanSet.of(clean)
