@@ -80,7 +80,8 @@ def test_animation_is_read_as_a_clip(tmp_path):
     assert levels.tolist() == pytest.approx([40, 200], abs=4)
 
 
-def test_script_that_names_another_video_reads_nothing_of_it(video, tmp_path):
+def test_script_that_names_another_video_reads_nothing_of_it(video, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where libav would look
     video("secret.mp4", [250] * 9)
     (tmp_path / "a.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
     assert len(list(av.open(str(tmp_path / "a.mp4")).decode(video=0))) == 9  # what libav does by itself

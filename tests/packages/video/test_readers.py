@@ -147,7 +147,7 @@ def test_tables_name_their_columns_and_rows(tmp_path):
 def test_lists_name_nothing_outside_their_folder(video, own, name):
     video("secret.mp4", [9] * 3)
     (own / "train.csv").write_text(f"path,label\n{name},a\n")
-    with pytest.raises(FileRefused, match="outside .*own"):
+    with pytest.raises(FileRefused, match=r"outside .*own"):
         LOADERS["kinetics"](path=own, **SMALL)
 
 
@@ -219,7 +219,7 @@ def test_clips_in_files_of_the_cache_are_not_written_by_who_uses_them(own, tmp_p
 
 
 def test_clips_that_no_memory_holds_are_refused(own):
-    with pytest.raises(TooLarge, match="give fewer, a smaller size=..., or mapped=true"):
+    with pytest.raises(TooLarge, match=r"give fewer, a smaller size=\.\.\., or mapped=true"):
         load_clean(own, size=10**7, frames=1000)
     with pytest.raises(FileRefused, match="cannot be made"):
         ClipCache(own / "a" / "1.mp4")
