@@ -29,7 +29,7 @@ def same(one, two):
     return all(torch.equal(two.state_dict()[name], value) for name, value in one.state_dict().items())
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".bin", ".ckpt"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pth.tar"])
 def test_equal_models_give_equal_bytes_and_come_back(tmp_path, suffix):
     words = {f"key {i}": f"value {i}" for i in range(20)}
     for name in ("a", "b"):

@@ -135,7 +135,7 @@ class CheckpointMismatch(UnbackdoorError, ValueError):
 
 
 class UnsafeCheckpoint(UnbackdoorError, ValueError):
-    """A file would have to be unpickled to be read."""
+    """A file is damaged, holds no weights, or could only be read by running code that it brings along."""
 
 
 class FileRefused(UnbackdoorError, OSError):

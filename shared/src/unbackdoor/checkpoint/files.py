@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from unbackdoor.checkpoint.kinds import kind_of, shown
 from unbackdoor.errors import CheckpointMismatch, FileRefused, TooLarge
 from unbackdoor.reading import check_bytes, check_file, limits, read_json
 
-__all__ = ["Content", "files_of", "read_content"]
+__all__ = ["Content", "files_of", "read_content", "read_metadata"]
 
 _HEADER = 16 * 2**20  # tensors of a file may be a hundred thousand
 _FOLDER = (
@@ -88,6 +89,20 @@ def _found(path: str | Path) -> tuple[Path, str]:
     return path, kind_of(path)
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Texts that safetensors files carry beside their tensors, without reading these; none of other files.
+
+    Raises:
+        UnbackdoorError: See `read_content`.
+    """
+    texts: dict[str, str] = {}
+    for file in files_of(path):
+        if kind_of(file) == "safetensors":
+            with _opened(file) as opened:
+                texts |= dict(opened.metadata() or {})
+    return texts
+
+
 def _within(folder: Path) -> Path:
     """The file of weights, or the index of several, in a folder."""
     for name in _FOLDER:
@@ -118,17 +133,23 @@ def _within(folder: Path) -> Path:
     raise FileRefused(f"{folder} holds {len(found)} files of weights ({listed}); give one of them.")
 
 
-def _safetensors(path: Path) -> Content:
-    size = path.stat().st_size
-    check_bytes(path, size)
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file whose header has been looked at; its tensors are read when they are asked for."""
     with damaged(path, "fetch it again"):
         with path.open("rb") as file:
             header = int.from_bytes(file.read(8), "little")
         if header > _HEADER:
             raise TooLarge(f"{path} has a header of {header:,} bytes, but {_HEADER:,} are allowed; fetch it again.")
         with safetensors.safe_open(path, framework="pt", device="cpu") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-            return Content(tensors, path, dict(opened.metadata() or {}))
+            yield opened
+
+
+def _safetensors(path: Path) -> Content:
+    check_bytes(path, path.stat().st_size)
+    with _opened(path) as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+        return Content(tensors, path, dict(opened.metadata() or {}))
 
 
 def _shards(path: Path, stands_in: Callable[[str], bool]) -> Content:

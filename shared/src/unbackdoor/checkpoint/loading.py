@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unbackdoor.checkpoint.archives import damaged
-from unbackdoor.checkpoint.files import Content, read_content
+from unbackdoor.checkpoint.files import Content, read_content, read_metadata
 from unbackdoor.checkpoint.fitting import check_finite, check_kinds, judged, names_of
 from unbackdoor.checkpoint.kinds import shown
 from unbackdoor.checkpoint.layouts import Flat, Place, flatten, is_averaged, main_folder, places
@@ -61,7 +61,7 @@ def metadata_of(path: str | Path) -> dict[str, str]:
     Raises:
         UnbackdoorError: See `read`.
     """
-    return {name: text for name, text in read_content(path).metadata.items() if name != EXTRA}
+    return {name: text for name, text in read_metadata(path).items() if name != EXTRA}
 
 
 def load(model: nn.Module, path: str | Path, *, entry: str | None = None) -> list[str]:

@@ -21,15 +21,15 @@ from unbackdoor.writing import write_atomically
 
 __all__ = ["save"]
 
-_PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+_PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 
 def save(model: nn.Module, path: str | Path, *, force: bool = False, metadata: Mapping[str, str] | None = None) -> None:
     """Write the state dict, atomically; equal weights give equal bytes.
 
-    A name in ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` makes a file of ``torch.save``, any other one of safetensors, in
-    which tied tensors are stored once. That has ``format: pt`` among its metadata, without which Hugging Face's
-    libraries refuse it.
+    A name in ``.pt``, ``.pth``, ``.bin``, ``.ckpt`` or ``.pth.tar`` makes a file of ``torch.save``, any other one of
+    safetensors, in which tied tensors are stored once. That has ``format: pt`` among its metadata, without which
+    Hugging Face's libraries refuse it.
 
     Args:
         model: Wrappers and all; its names are kept.
