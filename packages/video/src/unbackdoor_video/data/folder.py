@@ -76,4 +76,5 @@ def folder(
         cache=cache,
         mapped=mapped,
         hints={"flip": flip},
+        notices=train.notices,
     )

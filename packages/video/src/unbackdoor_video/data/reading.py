@@ -141,6 +141,7 @@ def splits_of(
     cache: str | Path | None = None,
     mapped: bool = False,
     hints: Mapping[str, Any] | None = None,
+    notices: tuple[str, ...] = (),
 ) -> Splits:
     """The three parts; videos are drawn before any is decoded, so that each part has a tensor of its own.
 
@@ -156,6 +157,7 @@ def splits_of(
         cache: Folder of decoded clips; None decodes anew each time.
         mapped: Keep the parts in files of the cache, not in memory.
         hints: See `Splits`.
+        notices: What the user should know of how the videos were found.
 
     Raises:
         BadData: A video cannot be decoded, or a label has no class name.
@@ -182,7 +184,8 @@ def splits_of(
         numbers: Tensor = getattr(drawn, name).inputs
         chosen = [paths[number] for number in numbers.tolist()]
         place = kept.folder / _part_name(name, chosen, how) if mapped and kept.folder is not None else None
-        parts[name] = Batch(decode(chosen, how, kept, place), getattr(drawn, name).targets)
+        named = tuple(shown(f"{path.parent.name}/{path.name}") for path in chosen)
+        parts[name] = Batch(decode(chosen, how, kept, place), getattr(drawn, name).targets, named, classes, notices)
     return replace(drawn, train=parts["train"], clean=parts["clean"], test=parts["test"], classes=classes)
 
 
