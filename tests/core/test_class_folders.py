@@ -22,7 +22,7 @@ def lay(root: Path, *paths: str) -> Path:
 
 
 def read(root: Path, **options: object) -> ClassFolders:
-    return read_class_folders(root, ENDINGS, **options)  # type: ignore[arg-type]
+    return read_class_folders(root, ENDINGS, **{"what": "images", **options})  # type: ignore[arg-type]
 
 
 def labels(found: ClassFolders) -> dict[str, int]:

@@ -33,7 +33,7 @@ class ClassFolders:
         labels: Class indices, int64 of shape ``(n,)``.
         classes: All class names, in label order.
         names: The files' names from the folder on, for messages.
-        notices: What was left out, a sentence each.
+        notices: What was left out, a line each.
     """
 
     files: tuple[Path, ...]
@@ -47,7 +47,7 @@ def read_class_folders(
     root: str | Path,
     endings: Collection[str],
     *,
-    what: str = "images",
+    what: str = "files",
     classes: Sequence[str] | None = None,
     order: str | None = None,
 ) -> ClassFolders:
@@ -115,7 +115,7 @@ def files_below(folder: str | Path, endings: Collection[str]) -> list[Path]:
     return _Walk(root, (), frozenset(endings)).files_below(root)
 
 
-def find_parts(root: str | Path, what: str = "images") -> tuple[Path, Path | None]:
+def find_parts(root: str | Path, what: str = "files") -> tuple[Path, Path | None]:
     """Where the class folders for training and for testing lie: below ``train`` and ``test`` (or ``val``) of ``root``.
 
     Without such folders ``root`` itself holds the classes, and there is no test part.
@@ -255,7 +255,7 @@ class _Walk:
         )
 
     def other_kinds(self) -> str:
-        """What else lies there, as a sentence, or nothing."""
+        """What else lies there, or nothing."""
         if not self.others:
             return ""
         kinds = [f"{count} {kind}" for kind, count in self.others.most_common()]

@@ -53,8 +53,8 @@ class Limits:
     Attributes:
         memory: Bytes that what is read of one file may take, once unpacked.
         ratio: How many times larger than the file that may be; honest files of numbers stay far below it.
-        pixels: Pixels of one image or frame.
-        frames: Frames of one video.
+        pixels: Of one picture or frame.
+        frames: Of one clip.
         classes: Number of classes that labels may name.
         text: Bytes of one file of text, such as a card or a list of labels.
     """
@@ -92,11 +92,11 @@ def limited(**changes: int) -> Iterator[Limits]:
     for name in changes:
         if name not in known:
             raise BadOption(f"there is no limit {name!r}; there are {', '.join(known)}.{did_you_mean(name, known)}")
-    token = _LIMITS.set(replace(_LIMITS.get(), **changes))
+    before = _LIMITS.set(replace(_LIMITS.get(), **changes))
     try:
         yield _LIMITS.get()
     finally:
-        _LIMITS.reset(token)
+        _LIMITS.reset(before)
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def reading(what: str | Path, advice: str = _REPLACE) -> Iterator[None]:
 
     Args:
         what: The file, or the file and the entry in it.
-        advice: What the user can do, as half a sentence without a full stop.
+        advice: What the user can do, as half a line without a full stop.
 
     Raises:
         FileRefused: The operating system refused.

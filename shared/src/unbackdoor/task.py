@@ -24,7 +24,7 @@ class Batch:
         targets: What it should answer.
         names: Where each sample comes from, such as its file's name, for messages; None where that is not known.
         classes: Names of the classes in label order, for messages; None where they are not known.
-        notices: What the user should know of how they were read, such as files that were left out; a sentence each.
+        notices: What the user should know of how they were read, such as files that were left out; a line each.
     """
 
     inputs: Tree

@@ -50,7 +50,7 @@ def folder(
     """
     if path is None:
         raise FileRefused("no path; give the folder that holds one folder of images for each class.")
-    train_root, test_root = find_parts(path)
+    train_root, test_root = find_parts(path, "images")
     train = read_folder(train_root, size, fit, channels, classes=classes, order=order)
     test = None
     if test_root is not None:

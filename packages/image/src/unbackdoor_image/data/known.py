@@ -166,7 +166,7 @@ def _torchvision_cifar10(root: Path, train: bool) -> Batch:
 
 
 def _gtsrb_folders(root: Path, size: int) -> Batch:
-    found = read_class_folders(root, ENDINGS, order="number")
+    found = read_class_folders(root, ENDINGS, what="images", order="number")
     if len(found.classes) > len(_GTSRB):
         raise BadData(f"{root} has a folder {found.classes[-1]}, but GTSRB has the classes 0 to {len(_GTSRB) - 1}.")
     images = decode(found.files, names=found.names, size=size)
