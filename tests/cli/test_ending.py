@@ -156,6 +156,7 @@ def test_reader_that_leaves_is_no_error(call, monkeypatch):
     with os.fdopen(write, "w", encoding="utf-8") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         assert main(["card", "nft"]) == 0
+        assert main(["purify", "--help"]) == 0
 
 
 def test_evil_names_in_a_checkpoint_are_plain(call, folder):

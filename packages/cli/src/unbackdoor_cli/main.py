@@ -115,6 +115,8 @@ def run() -> None:
 
 def _end(error: BaseException, given: list[str]) -> int:
     """Say in one line why it ended, and give the exit code."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        return 0  # rich has seen it, and turned standard output away
     if isinstance(error, BrokenPipeError) and reader_left():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
