@@ -6,11 +6,13 @@ import io
 import os
 import signal
 import sys
+import tempfile
 
 import pytest
 import typer
 
 from unbackdoor.errors import BadData, FileRefused, ResultRefused
+from unbackdoor.folders import OwnFolder
 from unbackdoor_cli.main import main
 
 EVIL = "\x1b]0;evil\x07\x1b[2J[red]x[/red][/]\u202e\u2066\x9b31m\r"
@@ -185,3 +187,11 @@ def test_empty_file_is_refused_and_no_interruption(call, folder, name):
     words = ["--task", "toy", "--model", "mlp", "--data", name]
     for source in (name, "x.pt"):
         assert "interrupted" not in call("evaluate", source, *words).error
+
+
+def test_any_command_removes_what_a_killed_one_left(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = OwnFolder.make(tmp_path, "unbackdoor-")
+    left.release()
+    assert call("list", "tasks").code == 0
+    assert list(tmp_path.iterdir()) == []

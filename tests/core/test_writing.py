@@ -44,6 +44,16 @@ def test_no_file_appears_where_one_cannot_be_made(tmp_path):
     assert Path("report").read_text() == "old"
 
 
+def test_a_refused_draft_has_the_name_of_its_file(tmp_path):
+    def full(draft):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(FileRefused) as refused:
+        write_together({Path("weights"): lambda draft: write_atomically(draft, full, force=True)})
+    assert str(refused.value) == f"cannot write {tmp_path / 'weights'}: No space left on device."
+    assert listed(tmp_path) == []
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit(143), MemoryError, ZeroDivisionError])
 def test_no_file_appears_where_a_writer_is_interrupted(tmp_path, error):
     def broken(draft):

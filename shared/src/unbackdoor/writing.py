@@ -148,7 +148,10 @@ def _draft_of(target: Path, made: list[Path], folders: dict[Path, OwnFolder]) ->
 def _written(draft: Path, target: Path, write: Callable[[Path], Any]) -> Move:
     old = _status(target)
     mode = stat.S_IMODE((old or draft.stat()).st_mode)
-    write(draft)
+    try:
+        write(draft)
+    except FileRefused as error:  # of a writer that goes through here as well: nobody has asked for a draft
+        raise FileRefused(str(error).replace(str(draft), str(target))) from error
     if stat.S_IMODE(draft.stat().st_mode) != mode:  # some file systems know one only and refuse to be asked
         draft.chmod(mode)
     sync(draft)
