@@ -203,6 +203,7 @@ class Purifier(Configured, ABC):
         run.holdout = None if held is None else clean.part(held)
         judged = (run.holdout or tuning).samples
         self._foresee(model, tuning, task, run)
+        kept.settle(self._probe(model, task, tuning), norms=self.updates_buffers)
         working = Signature.of(model)
         before, groups = clean_metrics(model, judged, task), accuracy_by_group(model, judged, task)
         try:

@@ -141,22 +141,27 @@ class NeuronMask(Reparametrisation):
         """Weights that are standardised before use or whose every output channel is: masks on them do nothing.
 
         The answers then do not depend on the length of a neuron's weight vector, so their gradient stands at right
-        angles to it. Where that is so of all neurons, halved weights tell whether it holds for more than small changes.
+        angles to it. Where that is so of all neurons, halved weights tell whether it holds for more than small changes,
+        beside weights that are turned instead.
         """
         suspects = [site for name, site in self.sites.items() if _right_angled(site, self._slopes[name])]
         if not suspects:
             return []
         given = outputs_of(self.model, probe)
-        spread = max(float((given - given.mean(0)).abs().amax()), float(given.abs().amax()))
-        found = []
-        for site in suspects:
+
+        def moved(site: Site, weight: Tensor) -> float:
             kept = site.weight.detach().clone()
             try:
-                site.weight.mul_(0.5)
-                moved = float((outputs_of(self.model, probe) - given).abs().amax())
+                site.weight.copy_(weight)
+                return float((outputs_of(self.model, probe) - given).abs().amax())
             finally:
                 site.weight.copy_(kept)
-            if moved <= _SAME * spread:
+
+        found = []
+        for site in suspects:
+            half = 0.5 * site.weight
+            turned = site.layout.from_matrix(site.layout.to_matrix(half).roll(1, dims=2), site.weight)
+            if moved(site, half) <= _SAME * moved(site, half + turned):
                 found.append(site.name)
         return found
 
@@ -175,8 +180,8 @@ class NeuronMask(Reparametrisation):
 _NARROW = 128
 
 _RIGHT_ANGLE, _SAME = 0.02, 0.01
-"""Largest cosine of a neuron's weights and their gradient, and largest relative change of the answers, that count as
-none: the small number that standardisation adds to the variance leaves a little of both."""
+"""Largest cosine of a neuron's weights and their gradient, and largest change of the answers beside that by turned
+weights, that count as none: the small number that standardisation adds to the variance leaves a little of both."""
 
 _NO_EPS = 1e-30
 """1 + this is 1 in every precision; PyTorch 2.11 refuses 0."""
