@@ -40,3 +40,20 @@ def test_hostile_checkpoint_runs_nothing_and_ends_at_once(tmp_path, monkeypatch,
         assert len(str(error.value)) < 700
     assert [place.name for place in tmp_path.iterdir()] == ["model.pt"]
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(("what", "words"), [
+    ("tensor beyond its storage", "reaches beyond its storage"), ("doubled tuple as a key", "doubles itself"),
+    ("doubled tuple in a set", "doubles itself"), ("doubled lists", "doubles itself"), ("deep tuple", "nested more"),
+    ("storage a little larger than its entry", "its storage has 16 bytes"), ("no end", "begins more things"),
+    ("storage that is not there", "is not there"), ("array larger than its bytes", "fills an array"),
+    ("dtype of its own", "fills a dtype"), ("scalar shorter than its type", r"multiarray\.scalar"),
+    ("tensor repeated without end", "limit 'memory'"), ("zip bomb", "compressed"), ("frame", "FRAME"),
+    ("sparse tensor without end", "sparse tensors.*dense"), ("storage without end, legacy", "tensors need"),
+    ("bytes without end", "bytearray"), ("two pickles under one name", "one name"), ("protocol 4, zip", "protocol 4"),
+    ("giant number", "giant number"), ("list in itself", "more containers"),
+])  # fmt: skip
+def test_guard_of_ours_stands_before_those_of_torch(tmp_path, what, words):
+    (tmp_path / "model.pt").write_bytes(FILES[what])
+    with pytest.raises(UnbackdoorError, match=words):
+        read(tmp_path / "model.pt")

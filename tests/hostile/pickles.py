@@ -219,7 +219,7 @@ def _bombs() -> Mapping[str, bytes]:
         "doubled tuple counted": call("collections.Counter", b"](" + doubled + b"e"),
         "doubled tuple in pairs": call("collections.OrderedDict", b"](](" + doubled + b"Nee"),
         "doubled tuple": table(weights=doubled),
-        "doubled lists": table(weights=lists),
+        "doubled lists": table(weights=b"](" + lists + b"e"),
         "deep tuple": b")" + b"\x85" * 20_000,
         "deep tuple as a key": b"})" + b"\x85" * 20_000 + b"Ns",
         "deep list": b"]" * 20_000 + b"a" * 19_999,

@@ -77,7 +77,7 @@ def _zip(path: Path) -> str:
             f"{path} is a TorchScript archive, which brings its own program along; give the weights alone, in a "
             "sandbox: torch.save(torch.jit.load(path).state_dict(), 'weights.pt')."
         )
-    if sum(name.split("/", 1)[-1] == "data.pkl" for name in names) == 1:
+    if "data.pkl" in inner:
         return "zip"
     if names and all(name.endswith(".npy") for name in names):
         raise UnsafeCheckpoint(f"{path} is a file of numpy arrays (.npz); save tensors by name with torch.save.")

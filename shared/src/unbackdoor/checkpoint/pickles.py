@@ -18,6 +18,7 @@ __all__ = ["Description", "Made", "Odd", "TooMuch", "check_hashable", "describe"
 
 _STEPS = 5_000_000
 _MARKS = 10_000
+_REPEATS = 10  # things that occur in several places, such as names
 _DEPTH = 100
 _SIZE = 1_000_000
 
@@ -114,7 +115,10 @@ def describe(file: IO[bytes], call: Call, persistent: Call, known: Callable[[str
         if work is None:
             raise Odd(f"it uses the instruction {opcode.name}, which files of weights do not have")
         work(machine, argument)
-    (machine.found.top,) = machine.stack
+    (top,) = machine.stack
+    if isinstance(top, Made) and top.size > _STEPS * _REPEATS:
+        raise TooMuch("what it holds doubles itself again and again")
+    machine.found.top = top
     return machine.found
 
 
@@ -219,8 +223,8 @@ class _Machine:
             raise Odd("it sets the state of something that has none")
         made = self.call(target, [state], self.found)
         if made is None:
-            self.found.refused.setdefault(target.name or target.kind, "fills")
-        elif target.kind == "object":
+            raise Odd(f"it fills {_a(target.kind)} as honest files do not")
+        if target.kind == "object":
             target.items.append(state)
             target.count(state)
 
@@ -242,6 +246,10 @@ class _Machine:
         if made is None:
             raise Odd("it refers to something beside it that is no storage of a tensor")
         self.push(made)
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 _Work = Callable[[_Machine, Any], None]
