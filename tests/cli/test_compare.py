@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+import unbackdoor_bench
+
 QUICK = ["--methods", "nft", "--option", "steps=3", "--option", "batch_size=8", "--device", "cpu", "--threads", "1"]
 
 
@@ -28,6 +30,21 @@ def test_compare_names_its_oracle(call, victim):
     assert payload["cells"]["done"] == 6
     assert payload["rows"][3]["oracle"] is not None
     assert "oracle ASR" in call("compare", victim, *QUICK, "--out", "c", "--oracle").out
+
+
+def test_compare_shows_what_is_done_when_it_is_interrupted(call, victim, folder, monkeypatch):
+    plain = unbackdoor_bench.run
+
+    def interrupted(cells, *given):
+        plain(cells[:2], *given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(unbackdoor_bench, "run", interrupted)
+    result = call("compare", victim, *QUICK, "--out", "c")
+    assert result.code == 130
+    assert "bn-only" in result.out
+    assert "interrupted" in result.err
+    assert (folder / "c" / "table.md").is_file()
 
 
 @pytest.mark.parametrize(

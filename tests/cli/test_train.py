@@ -29,6 +29,20 @@ def test_train_on_files_says_that_asr_is_unverified(call, folder):
     assert result.code == 0, result.err
     assert "ASR unverified" in result.out
     assert "40 samples" in result.out
+    assert "percent (optimistic)" in result.out
+    assert "Classes: 0 left, 1 middle, 2 right." in " ".join(result.out.split())
+    subject = json.loads((folder / "d.report.json").read_text())["subject"]
+    assert (subject["model"], subject["classes"]) == ("mlp", ["left", "middle", "right"])
+
+
+def test_a_model_that_learned_nothing_is_not_written(call, victim, folder):
+    words = ["train", "--defence", "cbd", "--like", victim, *QUICK, "--lr", "1e-9", "--out", "d.safetensors"]
+    result = call(*words)
+    assert (result.code, result.out) == (3, ""), result.err
+    assert "no better than one that does not look at them" in result.err
+    assert not list(folder.glob("d.*"))
+    payload = call(*words, "--anyway", "--json").json
+    assert payload["overruled"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unbackdoor_cli import flags
+from unbackdoor_cli.named import reads_files
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,7 @@ _ATTACK = "Attack and training"
 _FILES = ("model.safetensors", "attack.safetensors", "card.json")
 
 
+@reads_files
 def attack(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the victim: model, attack and card.")

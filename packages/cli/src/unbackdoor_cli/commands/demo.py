@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unbackdoor_cli import flags
+from unbackdoor_cli.named import reads_files
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_PICTURE = Path("unbackdoor-demo.png")
 
 
+@reads_files
 def demo(
     task: flags.Task = "image",
     attack: Annotated[
