@@ -56,6 +56,8 @@ def test_folder_of_an_unknown_class_is_named(tmp_path: Path) -> None:
         ([], "names no class"),
         (["cat", "dog", "cat"], "names cat twice"),
         ([1, 2], "give a list"),
+        ({"cat"}, "give a list"),
+        (3, "give a list"),
     ],
 )
 def test_classes_that_are_no_list_of_names_are_refused(tmp_path: Path, classes: object, message: str) -> None:

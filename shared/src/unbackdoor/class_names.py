@@ -34,7 +34,8 @@ def given_classes(classes: Sequence[str] | None) -> tuple[str, ...] | None:
     """
     if classes is None:
         return None
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+    is_list = isinstance(classes, Sequence) and not isinstance(classes, str)  # a set has no order
+    if not is_list or not all(isinstance(name, str) for name in classes):
         raise BadOption(f"classes is {classes!r}; give a list of class names, such as classes=['cat', 'dog'].")
     if not classes:
         raise BadOption("classes names no class; give all class names in the order of the model's outputs.")

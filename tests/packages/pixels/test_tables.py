@@ -155,6 +155,13 @@ def test_a_file_beyond_the_limit_of_memory_is_refused(tmp_path: Path) -> None:
         read_records([tmp_path / "a.parquet"], pick)
 
 
+def test_a_table_of_another_library_is_counted_too() -> None:
+    made = pa.table({"image": pa.array([b"x" * 1000] * 99).dictionary_encode(), "label": [0] * 99})
+    with limited(memory=50_000), pytest.raises(TooLarge, match="the limit 'memory'"):
+        records_of(made, pick, "owner/name")
+    assert len(records_of(made, pick, "owner/name")) == 99
+
+
 def test_columns_that_nobody_asked_for_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(written(table([0], [b"x"], other=[[{"a": float("nan")}]])))
     assert set(read_records([tmp_path / "a.parquet"], pick).columns) == {"image", "label"}

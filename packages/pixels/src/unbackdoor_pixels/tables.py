@@ -211,7 +211,7 @@ def records_of(table: Any, pick: Pick, source: str) -> Records:
     """
     with reading(source, "fetch it again"):
         picked = list(dict.fromkeys(pick(table.column_names)))
-        check_bytes(source, sum(int(table.column(name).nbytes) for name in picked))
+        check_bytes(source, sum(_unpacked(chunk) for name in picked for chunk in table.column(name).chunks))
         columns = {name: table.column(name).to_pylist() for name in picked}
         names = tuple(f"{shown(source)} row {place}" for place in range(table.num_rows))
         return Records(columns, names, source, _class_names(table.schema.metadata or {}, source))
