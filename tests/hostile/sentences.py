@@ -81,8 +81,8 @@ def _lines() -> Iterator[tuple[str, bytes | str]]:
 
 def _packed() -> Iterator[tuple[str, bytes]]:
     whole = gzip.compress(_LINES.encode())
-    yield "of one line without end", gzip.compress(b'{"en": "' + b"a" * 2**25)
-    yield "of many lines of nothing", gzip.compress(b"\n" * 2**25)
+    yield "of one line without end", gzip.compress(b'{"en": "' + b"a" * 2**23)
+    yield "of many lines of nothing", gzip.compress(b"\n" * 2**23)
     yield "that ends in its middle", whole[: len(whole) // 2]
     yield "with a wrong sum", whole[:-8] + b"\0" * 8
     yield "that is not packed", _LINES.encode()
