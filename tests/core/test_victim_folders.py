@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
 from hostile.cards import hostile_cards
@@ -12,9 +13,21 @@ from hostile.victims import honest, write
 from hostile.watching import watched
 
 from unbackdoor.errors import UnbackdoorError
+from unbackdoor.registry import kit
 from unbackdoor.scene import is_victim, open_victim
 
 CARDS = dict(hostile_cards())
+
+
+@pytest.fixture(autouse=True)
+def _kits_are_found_once(monkeypatch):
+    """Looking through all installed packages takes longer than all else here."""
+    monkeypatch.setattr("unbackdoor.scene.kit_of", _kit)
+
+
+@cache
+def _kit(name):
+    return kit(name)
 
 
 @contextmanager

@@ -198,6 +198,11 @@ def _data() -> Iterator[tuple[str, Any, Any]]:
         yield "translation", name, {}
     yield "translation", "pairs", {"path": outside + "/secret.txt", "source": "../x", "target": "y"}
     yield "multilabel", "digits", {"train_count": 10**10}
+    yield "multilabel", "digits", {"train_count": 10**6}
+    yield "image", "digits", {"size": 10**5}
+    yield "video", "moving_digits", {"frames": 10**5, "size": 200}
+    yield "pointcloud", "shapes", {"points": 10**5, "count": 10**5}
+    yield "translation", "numbers", {"count": 10**6}
     numbers: list[dict[str, Any]] = [
         {"size": 10**9}, {"size": -1}, {"size": 0}, {"size": "8"}, {"size": 8.5}, {"size": True}, {"size": [8]},
         {"clean_count": _HUGE}, {"clean_count": -5}, {"clean_share": 7.0}, {"clean_share": "all"}, {"evil": 1},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -12,10 +13,10 @@ import torch
 from torch import nn
 
 from unbackdoor.attack import Attack
-from unbackdoor.errors import BadData, BadOption, NonFinite, UnbackdoorError, UntrustedVictim
+from unbackdoor.errors import BadData, BadOption, NonFinite, TooLarge, UnbackdoorError, UntrustedVictim
 from unbackdoor.kit import Splits, TaskKit
 from unbackdoor.memory_budget import at_most
-from unbackdoor.reading import limits, reading
+from unbackdoor.reading import limited, limits, reading
 from unbackdoor.registry import kit as kit_of
 from unbackdoor.registry import unknown
 from unbackdoor.report import versions
@@ -28,6 +29,8 @@ from unbackdoor.victim_card import ATTACK, CARD, read_card, told
 __all__ = ["Plan", "Scene", "is_victim", "open_victim", "task_of_victim"]
 
 _ENDLESS = 2**62
+_ROOM = 2**31
+_MADE = 100_000
 
 
 @dataclass(frozen=True)
@@ -264,9 +267,17 @@ def _data(folder: Path, victim: Victim, kit: TaskKit, data_path: str | Path | No
     if not trust:
         check_options(what, options, loader, texts=kit.texts, without=("seed", "path", *kit.files))
     own = frozenset() if data_path is None else frozenset({str(data_path)})
+    made = path is None and not trust  # by the package, at the card's word alone
+    large = [name for name, value in options.items() if isinstance(value, int) and abs(value) > _MADE]
+    if made and large:
+        raise TooLarge(
+            f"{what}: {large[0]} is {options[large[0]]:,}; data that are made for a card hold {_MADE:,} of anything at "
+            f"most. {TRUST}."
+        )
     with (
+        limited(memory=min(limits().memory, _ROOM)) if made else nullcontext(),
         reading(what, "give --data-path, or make the victim again"),
-        at_most(_ENDLESS, what, single=limits().memory),
+        at_most(4 * _ROOM if made else _ENDLESS, what, single=_ROOM if made else limits().memory),
         words_of_a_card(trust=trust, own=own),
     ):
         return loader(seed=card.seed, **options, **kept, **({} if path is None else {"path": path}))
