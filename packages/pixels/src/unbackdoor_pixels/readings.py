@@ -43,6 +43,7 @@ NORMALISATIONS: dict[str, Pair] = {
 
 _SIDES = (28, 32, 64, 96, 112, 128, 160, 224, 256)
 _SLACK = 0.02
+_DEAREST = 100.0
 
 
 def pixel_readings(task: PixelTask, clean: Batch) -> Iterator[Reading]:
@@ -64,10 +65,11 @@ def pixel_readings(task: PixelTask, clean: Batch) -> Iterator[Reading]:
     if pixels.is_floating_point() and not _within(pixels, 1):
         yield from _undone(task, pixels, usual)
     usual_too = [one for one in others if "(ImageNet's)" in one[0]]
-    for new in (new for new in _SIDES if new != side):
-        for advice, other in [("", task), *usual_too]:
-            cost = max(1.0, new * new / (pixels.shape[-1] * pixels.shape[-2]))
-            yield Reading(f"--size {new} {advice}".rstrip(), other, _resized(new), rare=True, cost=cost)
+    for new in _SIDES:
+        cost = max(1.0, new * new / (pixels.shape[-1] * pixels.shape[-2]))
+        if new != side and cost <= _DEAREST:
+            for advice, other in [("", task), *usual_too]:
+                yield Reading(f"--size {new} {advice}".rstrip(), other, _resized(new), rare=True, cost=cost)
 
 
 def _normalised(task: PixelTask, pair: Pair, name: str) -> tuple[str, PixelTask]:
