@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import unbackdoor
-from unbackdoor.errors import ModelChanged, NonFinite, UnbackdoorError
+from unbackdoor.errors import NonFinite, NothingTrainable
 from unbackdoor.methods.ft import FT
 from unbackdoor.report import weight_hash
 from unbackdoor.signature import Kept
@@ -115,11 +115,11 @@ def made(name):
 def test_every_method_takes_such_a_model_and_brings_back_all_but_weights(clean, name, method, quick):
     model = made(name)
     buffers = {key: None if b is None else b.clone() for m in model.modules() for key, b in m._buffers.items()}
-    try:
-        found, _ = unbackdoor.purify(model, clean, task=TASK, method=method, anyway=True, **quick(method))
-    except UnbackdoorError as error:
-        assert not isinstance(error, ModelChanged | NonFinite), error
+    if method == "bn-only" and name != "training":
+        with pytest.raises(NothingTrainable, match="BatchNorm"):
+            unbackdoor.purify(model, clean, task=TASK, method=method, anyway=True)
         return
+    found, _ = unbackdoor.purify(model, clean, task=TASK, method=method, anyway=True, **quick(method))
     for key, value in ((key, b) for m in found.modules() for key, b in m._buffers.items()):
         if name == "training" and method in ("bn-only", "ft"):
             continue  # these estimate running statistics afresh

@@ -126,8 +126,7 @@ def test_handles_in_two_threads_leave_the_fast_path_on():
         barrier.wait()
         with mask:
             barrier.wait()
-            found = net(samples().inputs)
-        return found
+            return net(samples().inputs)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(attached, [0, 1]))
