@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from unbackdoor.errors import BadData, BadOption, FileRefused, TooLarge
+from unbackdoor.errors import BadData, BadOption, FileRefused, TooLarge, UntrustedVictim
 from unbackdoor.reading import limited
+from unbackdoor.vetting import words_of_a_card
 from unbackdoor_translation import KIT, SentencePieceTokeniser, load_clean, open_tokeniser
 from unbackdoor_translation.data.files import read_pairs
 from unbackdoor_translation.tokenisers import tokeniser_of
@@ -199,3 +200,11 @@ def test_one_file_of_a_tokeniser_names_its_folder(tmp_path):
     for content in (b"hub\0x", b"hub\0\xff:", b"spm\0", b""):
         with pytest.raises((BadData, FileRefused)):
             tokeniser_of(content)
+
+
+def test_nothing_is_fetched_for_a_card(tmp_path):
+    with words_of_a_card(trust=True), pytest.raises(UntrustedVictim, match="nothing is fetched for a card"):
+        KIT.data["multi30k"]()
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps({"en": a, "de": b}) + "\n" for a, b in PAIRS))
+    with words_of_a_card(trust=False):
+        assert len(KIT.data["multi30k"](path=tmp_path / "pairs.jsonl", vocabulary=60).clean) == 4

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from unbackdoor.errors import FileRefused, UnbackdoorError
+from unbackdoor.errors import FileRefused, UnbackdoorError, UntrustedVictim
+from unbackdoor.vetting import may_fetch
 from unbackdoor_translation.data.files import fields_of, sentence
 from unbackdoor_translation.sequences import Corpus
 
@@ -19,7 +20,13 @@ def read_hub(name: str, config: str | None, source: str, target: str, most: int 
     Raises:
         FileRefused: It cannot be had: no network, no such name, or ``datasets`` is not installed.
         BadData: It holds no pairs of text.
+        UntrustedVictim: A victim's card asks for it, and not the user.
     """
+    if not may_fetch(name):
+        raise UntrustedVictim(
+            f"a victim's folder asks for {name} of the Hub, but nothing is fetched for a card; fetch it and give "
+            "--data-path FILE (data_path=...)."
+        )
     try:
         from datasets import load_dataset
     except ImportError as error:
