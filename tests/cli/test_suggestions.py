@@ -20,6 +20,8 @@ PURIFY = ["purify", "victim", "--out", "p.safetensors"]
         ([*PURIFY, "--stesp", "3"], "--steps"),
         ([*PURIFY, "--no-disturbb"], "--no-disturb"),
         ([*PURIFY, "--means", "0"], "--mean"),
+        ([*PURIFY, "--fitt", "crop"], "--data-option fit="),
+        ([*PURIFY, "--task", "toy", "--clases", "a"], "--classes"),
         ([*PURIFY, "--anway"], "--anyway"),
         ([*PURIFY, "--method", "nftt"], "'nft'"),
         ([*PURIFY, "--preset", "papper"], "'paper'"),

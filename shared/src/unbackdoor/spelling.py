@@ -10,7 +10,7 @@ __all__ = ["did_you_mean", "near"]
 _CUTOFF = 0.6
 
 
-def near(given: str, known: Iterable[str], count: int = 1) -> list[str]:
+def near(given: str, known: Iterable[str], count: int = 1, *, cutoff: float = _CUTOFF) -> list[str]:
     """Up to ``count`` names of ``known`` that are spelt like ``given``, the likest first.
 
     Case, and whether words are joined by ``-`` or ``_``, make no difference. Neither does a prefix with a colon:
@@ -23,7 +23,7 @@ def near(given: str, known: Iterable[str], count: int = 1) -> list[str]:
     wanted = {_plain(given), _plain(given.rpartition(":")[2])}
     scores: dict[str, float] = {}
     for one in sorted(wanted):
-        for form in difflib.get_close_matches(one, spelt, n=count + 1, cutoff=_CUTOFF):
+        for form in difflib.get_close_matches(one, spelt, n=count + 1, cutoff=cutoff):
             score = difflib.SequenceMatcher(None, one, form).ratio()
             for name in spelt[form]:
                 scores[name] = max(score, scores.get(name, 0.0))

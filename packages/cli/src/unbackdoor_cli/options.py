@@ -12,8 +12,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from unbackdoor.errors import BadOption
 from unbackdoor.spelling import near
 
-__all__ = ["convert", "hyper_parameters", "limits", "literal", "pairs", "takes", "typed"]
+__all__ = ["convert", "hyper_parameters", "limits", "literal", "meant", "pairs", "takes", "typed"]
 
+_ALIKE = 0.8
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _PLAIN: dict[type, str] = {int: "a whole number", float: "a number", str: "text"}
 
@@ -170,6 +171,15 @@ def hyper_parameters(
     return found
 
 
+def meant(given: str, flags: Sequence[str], keys: Callable[[], Iterable[str]]) -> str:
+    """Which flag was meant, in brackets; ``keys`` are asked, which takes seconds, where none is very much alike."""
+    found = near(given, flags, cutoff=_ALIKE)
+    if not found:
+        typed_so = {f"--{full.rpartition(' ')[2].rstrip('=')}": f"{full}..." for full in keys()}
+        found = [typed_so.get(name, name) for name in near(given, [*typed_so, *flags])]
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
 def _no_flag(
     word: str,
     known: Mapping[str, Any],
@@ -182,11 +192,7 @@ def _no_flag(
     if not word.startswith("-"):
         return BadOption(f"a stray word: {given}; every value stands behind its flag, such as --steps 300.")
     switches = [f"--no-{name.replace('_', '-')}" for name, kind in known.items() if kind is bool]
-    hint = _close(given, [*flags, *others, *switches])
-    if not hint:
-        typed_so = {full.rpartition(" ")[2].rstrip("="): full for full in keys()}
-        found = near(given.lstrip("-").replace("-", "_"), typed_so)
-        hint = f" (did you mean {typed_so[found[0]]}...?)" if found else ""
+    hint = meant(given, [*flags, *others, *switches], keys)
     return BadOption(
         f"no such flag: {given}{hint}. Hyper-parameters of {method.name}: {', '.join(flags)}. All other flags: --help."
     )

@@ -15,15 +15,11 @@ def usage_text(error: Any) -> str:
     if type(error).__name__ != "NoSuchOption" or context is None:
         text = str(error.format_message())
         return text.replace("Input should be", "it must be").replace("Value error, ", "")
-    from unbackdoor.spelling import near
+    from unbackdoor_cli.options import meant
 
-    given = str(error.option_name)
-    found = near(given, flags_of(context))
-    if not found and "data_option" in {parameter.name for parameter in context.command.params}:
-        key = given.lstrip("-").replace("-", "_")
-        keys = {full.rpartition(" ")[2].rstrip("="): full for full in keys_of(context.params.get("task", "image"))}
-        found = [f"{keys[name]}..." for name in near(key, keys)]
-    hint = f" (did you mean {found[0]}?)" if found else ""
+    given, keyed = str(error.option_name), "data_option" in {parameter.name for parameter in context.command.params}
+    task = context.params.get("task", "image")
+    hint = meant(given, flags_of(context), lambda: keys_of(task) if keyed else [])
     return f"no such flag: {given}{hint}. All flags: unbackdoor {context.info_name} --help."
 
 
