@@ -76,7 +76,7 @@ def test_a_class_that_is_ruled_out_is_an_honest_answer(samples):
 @pytest.mark.parametrize("label", [-1, 3, 255])
 def test_labels_that_no_answer_can_have_are_refused(model, samples, label):
     samples.targets[4] = label
-    with pytest.raises(BadData, match="labels range beyond 0..2"):
+    with pytest.raises(BadData, match=r"labels range beyond 0\.\.2"):
         unbackdoor.evaluate(model, samples, TASK)
 
 

@@ -79,7 +79,7 @@ class Purifier(Configured, ABC):
     searches in input space, so that `Task.perturbable` must give floats; ``"one-class"`` where it compares the classes
     that models answer with, which must then be given by logits, one class a sample; ``"classifier"`` where it makes the
     last layer anew, which must then be trainable and tied to no other."""
-    passes: ClassVar[float] = PASSES
+    step_passes: ClassVar[float] = PASSES
     """What a step costs, in forward passes over its batch: for an estimate of the time."""
     discrete: ClassVar[bool] = False
     """Whether the result is one of few (which neurons are pruned), so that two seeds may give the same weights."""
@@ -239,7 +239,7 @@ class Purifier(Configured, ABC):
         steps, batch_size = getattr(self, "steps", None), getattr(self, "batch_size", None)
         if not isinstance(steps, int) or not isinstance(batch_size, int):
             return
-        found = estimate(model, tuning, task, steps=steps, batch_size=batch_size, passes=self.passes)
+        found = estimate(model, tuning, task, steps=steps, batch_size=batch_size, passes=self.step_passes)
         run.stop(too_large(found), PreflightFailed)
         run.expect(found.seconds, steps)
 

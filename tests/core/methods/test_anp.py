@@ -65,9 +65,8 @@ def test_perturbed_network_is_the_formula_and_the_given_one_comes_back():
     m = mask.parameters()["0.weight"].detach()
     m.copy_(torch.tensor([0.2, 1.0, 0.5, 0.9], dtype=torch.float64))
     wanted = explicit(model, x, m, delta, xi)
-    with mask:
-        with noise.on(delta, xi):
-            assert_close(model(x), wanted)
+    with mask, noise.on(delta, xi):
+        assert_close(model(x), wanted)
     assert_close(model(x), before, rtol=0, atol=0)
 
 

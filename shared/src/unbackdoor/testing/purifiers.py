@@ -13,9 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unbackdoor import purify
 from unbackdoor.data import CleanSet
-from unbackdoor.signature import Signature
 from unbackdoor.purifier import Purifier
 from unbackdoor.report import Report, weight_hash
+from unbackdoor.signature import Signature
 from unbackdoor.task import Task
 from unbackdoor.testing.comparison import Snapshot, assert_equal, copy_of, global_state_kept, parts
 

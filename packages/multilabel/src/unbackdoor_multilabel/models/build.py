@@ -151,7 +151,15 @@ def _torchvision(name: str) -> Maker:
 _OWN: dict[str, Maker] = {"small-ml-decoder": _small, "small-linear": partial(_small, head="linear")}
 _HEAD = frozenset({"decoder_width", "head", "in_channels", *_DECODER} - {"width"})
 _TORCHVISION = frozenset(
-    {"dropout", "groups", "init_weights", "stochastic_depth_prob", "width_mult", "width_per_group", "zero_init_residual"}
+    {
+        "dropout",
+        "groups",
+        "init_weights",
+        "stochastic_depth_prob",
+        "width_mult",
+        "width_per_group",
+        "zero_init_residual",
+    }  # fmt: skip
 )
 _TIMM = frozenset(
     {

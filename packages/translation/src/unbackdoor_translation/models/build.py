@@ -58,7 +58,7 @@ def _hub(name: str) -> Maker:
         return partial(of_type, name)
     if closed():
         raise UntrustedVictim(
-            f"card.json asks for the model {ascii(f'hub:{name}')}, whose configuration is not in the victim's folder; a "
+            f"card.json asks for the model {f'hub:{name}'!a}, whose configuration is not in the victim's folder; a "
             f"card may name hub:TYPE with TYPE one of {', '.join(TYPES)}. {TRUST}."
         )
     return lambda num_classes, **options: from_folder(name, **options)
