@@ -159,7 +159,7 @@ _TORCHVISION = frozenset(
         "width_mult",
         "width_per_group",
         "zero_init_residual",
-    }  # fmt: skip
+    }
 )
 _TIMM = frozenset(
     {
