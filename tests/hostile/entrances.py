@@ -25,7 +25,7 @@ _PRELOADED = (
     "sklearn.datasets", "typer.rich_utils", "unbackdoor_bench", "unbackdoor_bench.figure", "unbackdoor_cli.console",
     "unbackdoor_cli.grids", "unbackdoor_cli.main", "unbackdoor_cli.progress", "unbackdoor_cli.subjects",
     "unbackdoor_cli.tables", "unbackdoor_image", "unbackdoor_multilabel", "unbackdoor_pointcloud", "unbackdoor_video",
-    "hostile.cards", "hostile.entrances",
+    "unbackdoor_translation", "hostile.cards", "hostile.entrances", "timm", "transformers",
 )  # fmt: skip
 
 
@@ -194,6 +194,6 @@ def faults(outcomes: Sequence[Outcome], *, codes: Mapping[str, Sequence[int]] | 
             found.append(f"{outcome.way}: ended with {outcome.code}: {outcome.said[-600:]}")
         elif outcome.code == 2 and "error:" not in outcome.said and "refused" not in outcome.said:
             found.append(f"{outcome.way}: says nothing: {outcome.said[-300:]}")
-        if "Traceback" in outcome.said or "unexpected " in outcome.said:
+        if "Traceback" in outcome.said or "error: unexpected " in outcome.said:
             found.append(f"{outcome.way}: raw: {outcome.said[-600:]}")
     return found
