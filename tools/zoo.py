@@ -43,6 +43,7 @@ from unbackdoor.report import versions
 from unbackdoor.scene import Plan
 from unbackdoor.task import Batch, Task
 from unbackdoor.victim import Victim
+from unbackdoor.victim_card import CARD, MODEL, card_text, read_card, signed
 from unbackdoor.writing import write_text
 
 BENIGN = "none"
@@ -340,8 +341,12 @@ def fixture(zoo: Zoo, recipe: Recipe, seed: int, folder: Path) -> None:
         figures = evaluate(model, data.test, task, kept.attack)
         floor = HealthFloor(recipe.values["floor"]["acc"], recipe.values["floor"]["asr"])
         replace(kept, model=model, card=replace(kept.card, figures=figures)).save(folder, force=True, floor=floor)
-    halves = {name: _half(value) for name, value in model.state_dict().items()}
-    safetensors.torch.save_file(halves, folder / "model.safetensors")
+    halves = safetensors.torch.save({name: _half(value) for name, value in model.state_dict().items()})
+    (folder / MODEL).write_bytes(halves)
+    if recipe.values["attack"] != BENIGN:
+        card = read_card(folder)
+        hashes = {**card.hashes, MODEL: hashlib.sha256(halves).hexdigest()}
+        write_text(folder / CARD, card_text(signed(card, hashes)), force=True)
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     if max(sizes.values()) > FIXTURE_BYTES:
         raise SystemExit(f"{folder} holds {sizes} bytes; a fixture's files have at most {FIXTURE_BYTES}")

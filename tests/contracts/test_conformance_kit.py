@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from unbackdoor.errors import ModelChanged
-from unbackdoor.methods.bn_only import BNOnly
 from unbackdoor.methods.nft import NFT
 from unbackdoor.purifier import Purifier, option
 from unbackdoor.task import Batch
@@ -228,22 +227,6 @@ def test_check_purifier_asks_for_documented_keyword_options():
 
     with pytest.raises(AssertionError, match="'strength' has no help"):
         check_purifier(Undocumented(), TINY.build(), TINY.batch(), ClassificationTask())
-
-
-def test_check_purifier_allows_buffers_to_move_only_in_batchnorm():
-    class Counts(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("seen", torch.zeros(()))
-
-        def forward(self, x):
-            if torch.is_grad_enabled() is False:
-                self.seen += 1
-            return x
-
-    model = nn.Sequential(*TINY.build(), Counts()).eval()
-    with pytest.raises((AssertionError, ModelChanged), match="seen"):
-        check_purifier(BNOnly(steps=2, batch_size=4), model, TINY.batch(), ClassificationTask())
 
 
 def test_check_purifier_sees_a_method_that_does_nothing():

@@ -119,7 +119,7 @@ def test_teacher_of_a_handle_shares_the_weights_and_keeps_its_answers(run):
         mask.attenuate_(0.5)
         assert not torch.equal(model(inputs), given)
         assert torch.equal(teacher(inputs), given)
-        assert teacher[0].weight is model[0].weight
+        assert teacher[0].weight is mask.sites["0.weight"].weight
         assert teacher[1].running_mean is not model[1].running_mean
 
 

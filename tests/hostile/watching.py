@@ -46,7 +46,7 @@ def _hook(event: str, given: tuple[object, ...]) -> None:
         return
     if event == "open":
         _opened(given)
-    elif event in _FORBIDDEN:
+    elif event in _FORBIDDEN and given[:1] != ("uname",):  # Python's own `platform` asks it for the processor
         for _, found in _watching:
             found.append(f"{event} {given[:2]!r:.200}")
 

@@ -132,12 +132,14 @@ def of_probabilities(outputs: Tree) -> Callable[[Tensor], Tensor] | None:
 def pick_logits(answer: Any, *, ndim: int = 2) -> Any:
     """The logits of a plain answer, a dictionary, an output object, or a tuple of which one tensor can be meant.
 
+    Logits of one class say nothing: a tensor with a single column is not meant where another has more.
+
     Args:
         answer: What a model gave.
         ndim: Dimensions of logits.
 
     Raises:
-        SeveralAnswers: Nothing is called logits, and several tensors have as many dimensions.
+        SeveralAnswers: Nothing is called logits, and several tensors have the form of logits.
     """
     if isinstance(answer, Mapping) and "logits" in answer:
         return answer["logits"]
@@ -148,6 +150,7 @@ def pick_logits(answer: Any, *, ndim: int = 2) -> Any:
     entries = list(answer.items() if isinstance(answer, Mapping) else enumerate(answer))
     tensors = {place: value for place, value in entries if isinstance(value, Tensor) and value.is_floating_point()}
     fitting = {place: value for place, value in tensors.items() if value.ndim == ndim}
+    fitting = {place: value for place, value in fitting.items() if value.shape[-1] > 1} or fitting
     if len(fitting) > 1:
         raise SeveralAnswers({place: tuple(value.shape) for place, value in fitting.items()})
     return next(iter(fitting.values()), next(iter(tensors.values()), answer))

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.backend import exclusive
+from unbackdoor.calling import failure
 from unbackdoor.configured import Configured
 from unbackdoor.data import CleanSet
-from unbackdoor.errors import BadOption, NonFinite
+from unbackdoor.errors import BadOption, ForwardFailed, NonFinite, UnbackdoorError
 from unbackdoor.finetune import finetune
 from unbackdoor.measure import clean_metrics, evaluating
 from unbackdoor.model import check_usable, fast_layout, inner_model
@@ -73,7 +74,15 @@ class TrainingDefence(Configured, ABC):
             for text in self._look(first, resident, task):
                 run.notice(text)
             start = time.perf_counter()
-            model = self._train(build, resident, task, run).eval()
+            try:
+                model = self._train(build, resident, task, run).eval()
+            except UnbackdoorError:
+                raise
+            except Exception as error:
+                said = failure(error, run.model)
+                if said is None:
+                    raise
+                raise ForwardFailed(f"the model cannot be trained on these samples ({said}).") from error
             seconds = time.perf_counter() - start
         broken = [name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all())]
         if broken:

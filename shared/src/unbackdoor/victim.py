@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -28,10 +27,11 @@ from unbackdoor.victim_card import (
     CARD,
     MODEL,
     VictimCard,
-    card_digest,
+    card_text,
     check_unchanged,
     intact_file,
     read_card,
+    signed,
     told,
 )
 from unbackdoor.writing import write_together
@@ -93,9 +93,8 @@ class Victim:
             hashes[name] = hashlib.sha256(contents[name]).hexdigest()
 
         def write_card(path: Path) -> None:
-            card = replace(self.card, hash=weight_hash(self.model), data_files=tuple(sorted(self.files)), hashes=hashes)
-            card = replace(card, hashes={**hashes, CARD: card_digest(card)})
-            path.write_text(json.dumps(asdict(card), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            card = replace(self.card, hash=weight_hash(self.model), data_files=tuple(sorted(self.files)))
+            path.write_text(card_text(signed(card, hashes)), encoding="utf-8")
 
         writes: dict[Path, Callable[[Path], object]] = {folder / MODEL: write_model}
         writes |= {folder / name: partial(write, name=name) for name in contents}
@@ -197,17 +196,19 @@ def _attack(card: VictimCard, kind: type[Attack], content: bytes, *, trust: bool
     what = f"{CARD} (attack_options of {card.attack})"
     with reading(f"{what} with {ATTACK}", "make the victim again"):
         state = safetensors.torch.load(content)
-        _check_state(state, card.attack_options)
+        _check_state(state)
         if not trust:
             check_options(what, card.attack_options, kind, texts=kind.texts, free=True)
         room = min(limits().memory, _ROOM + _TIMES * len(content))
         with at_most(room, what), words_of_a_card(trust=trust):
-            return kind.restore(card.attack_options, state)
+            made = kind.restore(card.attack_options, state)
+        for name in sorted(set(state) & set(card.attack_options)):
+            if name not in made.state():  # an attack may learn what one of its options counts, under the same name
+                raise BadData(f"{ATTACK} holds a tensor {told(name)}, an option in {CARD}; make the victim again.")
+        return made
 
 
-def _check_state(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
+def _check_state(state: Mapping[str, Tensor]) -> None:
     for name, value in state.items():
-        if name in options:
-            raise BadData(f"{ATTACK} holds a tensor {told(name)}, which is an option in {CARD}; make the victim again.")
         if value.is_floating_point() and not value.isfinite().all():
             raise NonFinite(f"the tensor {told(name)} in {ATTACK} holds NaN or infinity; make the victim again.")

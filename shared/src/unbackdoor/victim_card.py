@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ __all__ = [
     "MODEL",
     "VictimCard",
     "card_digest",
+    "card_text",
     "check_unchanged",
     "intact_file",
     "read_card",
+    "signed",
     "told",
 ]
 
@@ -125,6 +127,23 @@ def card_digest(card: VictimCard) -> str:
     content["hashes"] = {name: value for name, value in card.hashes.items() if name != CARD}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def signed(card: VictimCard, hashes: Mapping[str, str]) -> VictimCard:
+    """The card that names these SHA-256 of the victim's files, and its own, without which no card is read.
+
+    Args:
+        card: Complete but for its hashes.
+        hashes: Of every file beside the card.
+    """
+    files = {name: value for name, value in hashes.items() if name != CARD}
+    card = replace(card, hashes=files)
+    return replace(card, hashes={**files, CARD: card_digest(card)})
+
+
+def card_text(card: VictimCard) -> str:
+    """What ``card.json`` holds for ``card``."""
+    return json.dumps(asdict(card), indent=2, allow_nan=False) + "\n"
 
 
 def _file_digest(path: str | Path) -> str:

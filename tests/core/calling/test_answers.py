@@ -125,9 +125,18 @@ def test_settling_does_not_last(trained):
 
 def test_one_tensor_of_the_right_form_needs_no_judge():
     logits = torch.rand(2, 3)
-    for answer in ((logits, torch.rand(2, 3, 3)), (torch.rand(()), logits), {"out": logits}, [None, logits], logits):
+    single = torch.rand(2, 1)
+    answers = [
+        (logits, torch.rand(2, 3, 3)),
+        (torch.rand(()), logits),
+        (logits, single),
+        {"gate": single, "out": logits},
+    ]
+    for answer in (*answers, {"out": logits}, [None, logits], logits):
         assert pick_logits(answer) is logits
     tokens = torch.rand(2, 4, 5)
     assert pick_logits((logits, tokens, {}), ndim=3) is tokens
     with pytest.raises(SeveralAnswers):
         pick_logits((logits, logits))
+    with pytest.raises(SeveralAnswers):
+        pick_logits((single, single))

@@ -14,7 +14,7 @@ from unbackdoor.defences.abl import ABL
 from unbackdoor.defences.abl.abl import flooded, isolated, locally_ascended, unlikelihood
 from unbackdoor.defences.cbd import CBD
 from unbackdoor.defences.cbd.cbd import Critic, dependence, sample_weights
-from unbackdoor.errors import BadOption, UnsupportedModel
+from unbackdoor.errors import BadOption, ForwardFailed, UnsupportedModel
 from unbackdoor.purifier import Run
 from unbackdoor.registry import defence, defence_names
 from unbackdoor.representation import representation
@@ -189,3 +189,15 @@ def test_defence_repeats_itself_and_follows_its_seed(name):
 def test_defence_refuses_options_outside_their_range(name, options):
     with pytest.raises(BadOption):
         defence(name).make(**options)
+
+
+def test_a_model_that_cannot_be_trained_on_the_samples_is_named_in_an_error_of_ours():
+    class Picky(torch.nn.Linear):
+        def forward(self, x):
+            if self.training:
+                raise ValueError("Expected more than 1 value per channel when training")
+            return super().forward(x)
+
+    samples = Batch(torch.rand(8, 4), torch.arange(8) % 2)
+    with pytest.raises(ForwardFailed, match=r"cannot be trained.*more than 1 value.*Picky"):
+        defence("cbd").make().train(lambda seed: Picky(4, 2), samples, ClassificationTask())

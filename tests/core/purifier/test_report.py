@@ -76,9 +76,10 @@ def test_nothing_is_held_out_where_it_would_be_all_that_is_known_of_its_class(cl
     assert not any("none was" in text for text in other.notices), "a method that does not say so holds out as ever"
     assert report.measured_on == "clean set"
     _, report = unbackdoor.purify(mlp(), clean.samples[:6], task=TASK, method=HoldsNone())
-    assert report.notices[0] == "4 + 2"
-    assert report.evidence["classes"] == 2
-    assert "2 samples of 2 of 3 classes" in report.notices[1]
+    assert "4 + 2" in report.notices
+    held = report.evidence["classes"]  # two samples by chance
+    assert held < 3
+    assert any(f"2 samples of {held} of 3 classes" in text for text in report.notices)
 
 
 def test_watcher_sees_the_model_as_it_is_and_cannot_stop_by_what_it_returns(clean, mlp):

@@ -119,7 +119,7 @@ def samples(generator, count=8):
 
 @pytest.mark.parametrize("kind", [NeuronMask, SpectralShift])
 def test_handles_reach_every_matrix_of_the_decoder(kind, generator):
-    model, images = tiny().double(), samples(generator).inputs.double()
+    model, images = tiny().double().eval(), samples(generator).inputs.double()
     handle = kind(model, lambda: model(images[:2]))
     tuned = {name for name, p in model.named_parameters() if p.ndim >= 2 and p.requires_grad}
     assert set(handle.sites) == tuned

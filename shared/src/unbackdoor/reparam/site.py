@@ -176,7 +176,7 @@ class Reparametrisation(ABC):
                 (due,) = torch.autograd.grad((self.effective(site, value) * self._slopes[name]).sum(), value)
             missing = due if slope is None else due - slope
             largest = float(site.weight.norm()) * float(self._slopes[name].norm())
-            if float(missing.norm()) > _UNSEEN * float(due.norm()) + _ROUNDING * largest:
+            if float(missing.norm()) > _UNSEEN * float(due.norm()) + _ROUNDING * largest and self._hidden(site, probe):
                 unseen.append(name)
         self._slopes = {}
         if unseen:
@@ -185,6 +185,28 @@ class Reparametrisation(ABC):
                 f"{', '.join(unseen)}. Call the layer or read its attribute, or leave it alone: skip takes patterns of "
                 "names."
             )
+
+    def _hidden(self, site: Site, probe: Probe) -> bool:
+        """Whether the attached model answers otherwise than one with the effective weight written in.
+
+        Gradients alone do not show it: those of lookups leave out the padding row, and of a network whose activations
+        run away little is left but rounding.
+        """
+        value, given = self.value(site), site.weight.detach().clone()
+        draw = torch.rand(value.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(value)
+        step = self.effective(site, value + draw) - self.effective(site, value)
+        moved = value + draw * (_STEP * given.norm() / step.norm().clamp(min=torch.finfo(step.dtype).tiny))
+        written = self.effective(site, moved).clone()
+        with self:
+            before = outputs_of(self.model, probe)
+            with self.substituted({site.name: moved}):
+                attached = outputs_of(self.model, probe)
+            try:
+                site.weight.copy_(written)
+                folded = outputs_of(self.model, probe, swapped=False)
+            finally:
+                site.weight.copy_(given)
+        return False
 
     def _leave(self, names: Sequence[str], why: str) -> None:
         """Take sites off and tell."""

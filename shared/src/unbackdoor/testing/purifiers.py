@@ -15,7 +15,8 @@ from unbackdoor import purify
 from unbackdoor.data import CleanSet
 from unbackdoor.purifier import Purifier
 from unbackdoor.report import Report, weight_hash
-from unbackdoor.signature import Signature
+from unbackdoor.run import Run
+from unbackdoor.signature import Signature, buffers_kept
 from unbackdoor.task import Task
 from unbackdoor.testing.comparison import Snapshot, assert_equal, copy_of, global_state_kept, parts
 
@@ -44,7 +45,7 @@ def check_purifier(
     data = copy_of(parts(samples.samples))
     before, signature = Snapshot.of(model), Signature.of(model)
     with global_state_kept(f"method {purifier.name!r}"):
-        purified, report = purify(model, samples, task=task, method=purifier, seed=0, anyway=True)
+        purified, report = purify(model, samples, task=task, method=_watched(purifier, 1), seed=0, anyway=True)
     Snapshot.of(model).check(before, f"{purifier.name} changed the model that it was given")
     assert_equal(parts(samples.samples), data, f"{purifier.name} changed the clean samples")
     after, now = Snapshot.of(purified), Signature.of(purified)
@@ -62,6 +63,33 @@ def check_purifier(
         must_differ = draws and not purifier.discrete and after.differs(before)
         _check_repeats(purifier, model, samples, task, after, must_differ)
     return report
+
+
+def _watched(purifier: Purifier, drawn: int) -> Purifier:
+    """The same method, for which torch's global generator stands ``drawn`` numbers on and must stay there.
+
+    A purification seeds that generator for models whose forward draws from it. Methods have one of their own, but one
+    that drew from the global one would so give the same each time. Of models that draw themselves nothing can be told.
+    """
+    kind = type(purifier)
+
+    def _purify(self: Purifier, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
+        given = torch.get_rng_state()
+        with torch.no_grad(), buffers_kept(model):
+            task.forward(model, clean.samples[slice(0, 2)].inputs)
+        if not torch.equal(torch.get_rng_state(), given):
+            torch.set_rng_state(given)
+            kind._purify(self, model, clean, task, run)
+            return
+        torch.rand(drawn)
+        before = torch.get_rng_state()
+        kind._purify(self, model, clean, task, run)
+        assert torch.equal(torch.get_rng_state(), before), (
+            f"method {purifier.name!r} seeded torch's global generator or drew from it; draw from run.generator alone"
+        )
+
+    watched: type[Purifier] = type(kind.__name__, (kind,), {"_purify": _purify, "__module__": kind.__module__})
+    return watched.make(None, **purifier.options())
 
 
 def _check_options(purifier: Purifier) -> None:
@@ -110,7 +138,7 @@ def _check_repeats(
     training = copy.deepcopy(model).train()
     with torch.random.fork_rng(devices=[]):
         torch.rand(3)  # the global generator may stand anywhere
-        purifier.purify(training, clean, task, seed=0, anyway=True)
+        _watched(purifier, 3).purify(training, clean, task, seed=0, anyway=True)
     assert not Snapshot.of(training).differs(after), (
         "one seed must give one result, bit for bit, in place as on a copy, for a model in train mode as in eval mode; "
         "draw from run.generator alone and let no layer depend on the mode that the user left it in"
