@@ -45,7 +45,7 @@ def honest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("name", some(PICKLES, 4, str))
+@pytest.mark.parametrize("name", some(PICKLES, 10, str))
 def test_hostile_checkpoint_is_refused_by_every_way_in(
     name: str, honest_folder: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -61,7 +61,7 @@ def test_hostile_checkpoint_is_refused_by_every_way_in(
     assert list(out.iterdir()) == []
 
 
-@pytest.mark.parametrize("case", some(SAMPLES, 12, lambda case: f"{case.task}: {case.name}"))
+@pytest.mark.parametrize("case", some(SAMPLES, 40, lambda case: f"{case.task}: {case.name}"))
 def test_hostile_samples_harm_nothing_by_any_way_in(
     case: HostileData, honest_folder: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

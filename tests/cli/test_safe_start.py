@@ -32,7 +32,11 @@ def shadow(folder: Path, names: tuple[str, ...], trace: Path) -> None:
         (folder / f"{name}.py").write_text(f"open({str(trace)!r}, 'a').write('{name} ')\n")
 
 
-@pytest.mark.parametrize("program", [[sys.executable, "-m", "unbackdoor_cli"], [UNBACKDOOR]], ids=["module", "program"])
+@pytest.mark.parametrize(
+    "program",
+    [[sys.executable, "-m", "unbackdoor_cli"], pytest.param([UNBACKDOOR], marks=pytest.mark.slow)],
+    ids=["module", "program"],
+)
 def test_program_runs_nothing_of_the_current_folder(hostile, tmp_path, program):
     if program == [UNBACKDOOR]:
         if not UNBACKDOOR.exists():

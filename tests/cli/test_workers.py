@@ -39,6 +39,7 @@ def test_each_method_gives_what_it_gives_alone(victim: Path, scratch: Path) -> N
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_refusal_ends_all_of_them(victim: Path, scratch: Path) -> None:
     scene = open_victim(victim)
     purifiers = [method("nft")(max_clean_drop=-1.0), method("f-fip")(steps=10**6)]

@@ -155,6 +155,7 @@ def test_oracle_is_a_column_and_changes_nothing_else(victims, tmp_path):
     assert all(row.oracle is None for row in summarise(plain.results(without)))
 
 
+@pytest.mark.slow
 def test_two_workers_give_what_one_gives(victims, tmp_path):
     cells = grid(victims, methods=["nft"]).cells()
     alone, together = Store(tmp_path / "alone"), Store(tmp_path / "together")

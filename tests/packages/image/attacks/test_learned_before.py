@@ -56,6 +56,7 @@ def test_lf_has_no_high_frequencies(data: Batch, make: Callable[..., Any]) -> No
     assert float(delta.abs().max()) <= 0.2 + 1e-6
 
 
+@pytest.mark.slow
 def test_issba_secret_is_read_again_and_needs_no_training_to_come_back(data: Batch) -> None:
     """BackdoorBox issue 85: the poisoned test set could not be made without training again."""
     attack = KIT.attacks["issba"](steps=150, bits=9)
