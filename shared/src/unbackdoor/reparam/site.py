@@ -24,7 +24,7 @@ from unbackdoor.reparam.attachment import (
 )
 from unbackdoor.reparam.finding import Search, candidates_of, listed
 from unbackdoor.reparam.layout import SCALES, Layout
-from unbackdoor.reparam.tracing import Probe, gradients_of, owners_of
+from unbackdoor.reparam.tracing import Probe, gradients_of, outputs_of, owners_of
 
 __all__ = ["Probe", "Reparametrisation", "Site", "SubstitutedForward", "drop_head", "substituted"]
 
@@ -33,6 +33,10 @@ _UNSEEN = 0.02
 
 _ROUNDING = 1e-5
 """The same as a share of the largest gradient that the value could have; all that is left where terms cancel."""
+
+_STEP, _NOISE = 0.3, 10.0
+"""Length of the step, in lengths of the weight, by which a suspect is tried, and how much larger than the rounding of
+the attached model a difference must be to count."""
 
 
 class Reparametrisation(ABC):
@@ -197,16 +201,18 @@ class Reparametrisation(ABC):
         step = self.effective(site, value + draw) - self.effective(site, value)
         moved = value + draw * (_STEP * given.norm() / step.norm().clamp(min=torch.finfo(step.dtype).tiny))
         written = self.effective(site, moved).clone()
+        given_out = outputs_of(self.model, probe)
         with self:
-            before = outputs_of(self.model, probe)
+            rounding = float((outputs_of(self.model, probe) - given_out).norm())
             with self.substituted({site.name: moved}):
                 attached = outputs_of(self.model, probe)
-            try:
-                site.weight.copy_(written)
-                folded = outputs_of(self.model, probe, swapped=False)
-            finally:
-                site.weight.copy_(given)
-        return False
+        try:
+            site.weight.copy_(written)
+            folded = outputs_of(self.model, probe)
+        finally:
+            site.weight.copy_(given)
+        change, off = float((folded - given_out).norm()), float((folded - attached).norm())
+        return off > _UNSEEN * change + _NOISE * rounding + _ROUNDING * float(given_out.norm())
 
     def _leave(self, names: Sequence[str], why: str) -> None:
         """Take sites off and tell."""
