@@ -64,6 +64,8 @@ def misreading(given: Standing, model: nn.Module, clean: Batch, task: Task) -> s
     hardly = not base.above_chance or far_below(base, _HARDLY * (base.confidence or 0.0))
     readings = [reading for reading in task.readings(batch) if hardly or not reading.rare]
     as_read = _Tried(torch.arange(len(batch)), base.wins, base.scores, 0)
+    if better(len(batch) - base.count, 0) > LEVEL / max(len(readings), 1):
+        readings = []  # not even one that made every wrong answer right would be beyond doubt, so none is paid for
     looked = list(_looked(readings, model, batch, _FIRST))
     hopeful = sorted((one for one, _ in looked if _p(as_read, one) <= _PROMISING), key=lambda one: -one.share)
     wanted = {id(one.reading) for one in hopeful[:_KEPT]}
