@@ -1,6 +1,6 @@
 """The usual wrong readings of clean samples, tried one by one: which fits the labels better beyond doubt.
 
-The levels were tried on a small network for CIFAR-10 (68 % right). Of 48 sets of 20, 50 or 200 images that it read
+The levels were tried on a small network for CIFAR-10 (68 % right). Of 48 sets of 20, 50 or 200 samples that it read
 right, as they are, darker, brighter, blurred, noisy, grey, tinted or of half the contrast, none was accused. In a run
 without `_GAIN` three sets of 200 were, where another normalisation made up for lost contrast or sharpness.
 """

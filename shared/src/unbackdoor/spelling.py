@@ -36,7 +36,7 @@ def near(given: str, known: Iterable[str], count: int = 1, *, cutoff: float = _C
 
 
 def did_you_mean(given: str, known: Iterable[str], count: int = 1) -> str:
-    """A sentence that suggests, with a space before it; empty where nothing is alike."""
+    """Words that suggest, with a space before it; empty where nothing is alike."""
     found = near(given, known, count)
     return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
 

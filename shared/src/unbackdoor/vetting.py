@@ -69,11 +69,11 @@ def words_of_a_card(*, trust: bool, own: frozenset[str] = frozenset()) -> Iterat
         trust: Whether the user trusts who made it.
         own: What the user gave all the same.
     """
-    token = _CARD.set(_Card(trust, own))
+    before = _CARD.set(_Card(trust, own))
     try:
         yield
     finally:
-        _CARD.reset(token)
+        _CARD.reset(before)
 
 
 def closed() -> bool:
@@ -121,7 +121,7 @@ def check_options(
         owner: Takes them as keywords; its annotations say of which type they are.
         texts: Options whose text is no name of a file, None for all. Any other text must be the default, or one of a
             ``Literal``.
-        free: Whether those texts may be sentences; else they are short plain words.
+        free: Whether those texts may be of any words; else they are short plain words.
         without: Parameters that a card does not set.
         passed: Options that ``owner`` hands on to a library, where it takes any: numbers, switches and short words.
 

@@ -313,7 +313,7 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "hashes": _hashes,
     "hash": _digest,
 }
-"""What is wrong with each field, as the rest of a sentence; nothing where it is right."""
+"""What is wrong with each field, as the rest of a message; nothing where it is right."""
 
 
 def _check_files(path: Path, content: Mapping[str, Any]) -> None:

@@ -152,7 +152,7 @@ class PointTask(ClassTask):
         if radius > 1.2 or centre > 0.5:
             notices.append(
                 f"clouds reach {radius:.2f} from the origin and their means lie up to {centre:.2f} off it. Most "
-                "networks are trained on clouds about the origin within a sphere of radius 1: read them with "
+                "networks are trained on clouds within the unit sphere about the origin: read them with "
                 "normalise=True, or see unbackdoor_pointcloud.data.unit_sphere."
             )
         return notices
