@@ -190,6 +190,23 @@ def test_reading_that_fits_beyond_doubt_is_named(victim):
     assert why(victim.clean, victim.model, Shifted()) is None
 
 
+def test_readings_that_could_not_be_sure_cost_no_pass():
+    """Of ten wrong answers no other reading could win enough to be sure among thirty."""
+    inputs, targets = answers(200, 0.95)
+    seen = []
+
+    class Counted(Shifted):
+        def forward(self, model, given):
+            seen.append(self.shift)
+            return model(given)
+
+        def readings(self, clean):
+            return [Reading(f"shift={i}", replace(self, shift=float(i))) for i in range(1, 31)]
+
+    assert why(Batch(inputs, targets), Ten(), Counted()) is None
+    assert set(seen) == {0.0}
+
+
 def test_slightly_better_reading_is_no_mistake(victim):
     """A few points more are what samples from elsewhere bring."""
     inputs, targets = answers(200, 0.75)
