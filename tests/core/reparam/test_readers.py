@@ -272,3 +272,23 @@ def test_masks_before_dead_units_are_not_called_divided_out():
     with torch.no_grad():
         model[0].bias.fill_(-100.0)
     assert set(NeuronMask(model, lambda: model(ROWS)).sites) == {"0.weight", "2.weight"}
+
+
+@pytest.mark.parametrize("kind", [NeuronMask, SpectralShift])
+def test_tied_table_with_a_padding_row_is_no_hidden_reader(kind):
+    """Lookups give the padding row no gradient, so that gradients alone would speak for a reader past the layer."""
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(6, 4)
+            self.table.padding_idx = 0  # afterwards, so that its row is not zero
+            self.out = nn.Linear(4, 6, bias=False)
+            self.out.weight = self.table.weight
+
+        def forward(self, tokens):
+            return self.out(self.table(tokens)).mean(1)
+
+    model = Tied().double().eval()
+    tokens = torch.tensor([[1, 2, 0, 0], [3, 4, 5, 0]])
+    assert "table.weight" in kind(model, lambda: model(tokens), embeddings=True).sites
