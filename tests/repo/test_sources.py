@@ -58,7 +58,10 @@ def test_core_names_no_kind_of_data(path):
     """Methods serve any task; the toys in `unbackdoor.testing` and the names of packages in examples are free."""
     if path.suffix not in (".py", ".md") or "testing" in path.parts:
         return
-    found = re.sub(r"""task="image"|``"image"``|such as 'image'|"token"|unbackdoor\[image\]|\bpixels(?=[:=])""", "", text_of(path))  # a limit
+    free = (
+        r"""task="image"|``"image"``|such as 'image'|"token"|unbackdoor\[image\]|\bpixels(?=[:=])"""  # names of options
+    )
+    found = re.sub(free, "", text_of(path))
     words = re.findall(r"\b(images?|pixels?|videos?|tokens?|sentences?|point clouds?)\b", found, re.IGNORECASE)
     assert words == []
 
@@ -74,7 +77,7 @@ def test_library_never_seeds_globally_unpickles_or_prints(path):
     for name, call in calls(path):
         where = f"{path.relative_to(ROOT)}:{call.lineno}"
         assert name not in SEEDS or call.lineno in lines, f"{where} seeds globally; pass a torch.Generator"
-        if name in ("torch.default_generator.manual_seed", "torch.cuda.manual_seed"):  # PyTorch's initialisers know no other generator
+        if name in ("torch.default_generator.manual_seed", "torch.cuda.manual_seed"):  # initialisers know no other
             assert call.lineno in lines, f"{where} seeds globally outside of fork_rng"
         assert name not in UNPICKLES, f"{where} unpickles"
         assert name != "print", f"{where} prints"

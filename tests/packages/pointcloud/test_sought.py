@@ -137,6 +137,7 @@ def test_clusters_varied_stay_within_what_is_drawn() -> None:
     assert 0.05 < float((clusters.centre - varied.centre).norm(dim=1).median()) < 0.2
 
 
+@pytest.mark.slow
 def test_a_report_names_the_places_that_cost_most(bodies: Splits) -> None:
     model = build("pointnet_small", num_classes=6, seed=0)
     _, report = unbackdoor.purify(model, bodies.clean, task=PointTask(), method="ft", steps=1)

@@ -34,7 +34,7 @@ def test_checkpoint_is_purified_with_pairs_of_the_user(tmp_path, capsys):
         capsys, "purify", tmp_path / "given.safetensors", "--task", "translation", "--model", "lstm",
         "--model-option", "width=16", "--model-option", "depth=1", "--data", tmp_path / "pairs.jsonl",
         "--data-option", f"tokeniser={tmp_path / 'own.model'}", "--task-option", f"tokeniser={tmp_path / 'own.model'}",
-        "--method", "ft", "--steps", 3, "--batch-size", 8, "--out", tmp_path / "out.safetensors", "--json",
+        "--method", "ft", "--steps", 3, "--batch-size", 8, "--anyway", "--out", tmp_path / "out.safetensors", "--json",
     )  # fmt: skip
     assert done["metric"] == "bleu"
     assert "unverified" in done["asr"]

@@ -184,7 +184,7 @@ def test_fisher_is_that_of_one_sample_at_a_time(model, data, task, kind):
 
 @pytest.mark.parametrize("name", ["nft", "fip", "f-fip", "ft"])
 def test_methods_run_on_the_model(family, model, data, task, name):
-    sought = name == "f-fip" and family in ("marian", "lstm")  # the search for words outlasts two steps
+    sought = name == "f-fip" and family == "marian"  # the search for words outlasts two steps
     purifier = method(name)(steps=2, batch_size=4, disturb=sought)
     report = check_purifier(purifier, model, data.clean[slice(0, 12)], task, again=False)
     assert report.hash_after != report.hash_before
@@ -192,7 +192,7 @@ def test_methods_run_on_the_model(family, model, data, task, name):
 
 def test_embeddings_are_masked_row_by_row_and_stay_tied(model, data, task):
     options = {"steps": 3, "batch_size": 4, "rounds": 1, "disturb": False}
-    purified, _ = unbackdoor.purify(model, data.clean[slice(0, 12)], task=task, method="nft", **options)
+    purified, _ = unbackdoor.purify(model, data.clean[slice(0, 12)], task=task, method="nft", anyway=True, **options)
     tables = [(old, new) for old, new in zip(model.parameters(), purified.parameters(), strict=True)
               if old.shape == (len(data.classes), 16)]  # fmt: skip
     assert tables
@@ -205,7 +205,7 @@ def test_embeddings_are_masked_row_by_row_and_stay_tied(model, data, task):
 
 def test_embeddings_are_left_out_on_request_and_stay_tied(model, data, task):
     options = {"steps": 3, "batch_size": 4, "embeddings": False, "disturb": False}
-    purified, _ = unbackdoor.purify(model, data.clean[slice(0, 12)], task=task, method="nft", **options)
+    purified, _ = unbackdoor.purify(model, data.clean[slice(0, 12)], task=task, method="nft", anyway=True, **options)
     for (name, old), new in zip(model.named_parameters(), purified.parameters(), strict=True):
         if old.shape[0] == len(data.classes):
             assert torch.equal(old, new), name

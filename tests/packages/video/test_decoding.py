@@ -128,6 +128,7 @@ print(peak() - before, tuple(clips.shape))
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded_on_a_folder_of_long_videos(video):
     """Decoded whole, the long videos are 8 times 105 MB; a process that reads them grows by a small part of one."""
     size = (320, 240)

@@ -30,6 +30,7 @@ from unbackdoor_translation.meters import (
 from unbackdoor_translation.mixing import beta, mixed_embeddings
 from unbackdoor_translation.sequences import PREFIX, SOURCE, stacked, used_columns, valid
 from unbackdoor_translation.synonyms import GROUPS
+from unbackdoor_translation.targets import hard_targets, log_softmax
 from unbackdoor_translation.tokenisers import Tokeniser, open_tokeniser
 from unbackdoor_translation.words import Lexicon, delete_words, replace_words, shuffle_words
 
@@ -153,7 +154,7 @@ class TranslationTask(Task):
         Returns:
             Float of shape ``(batch,)``.
         """
-        logs = _log_softmax(outputs)
+        logs = log_softmax(outputs)
         if isinstance(targets, tuple | list):
             first, second, share = targets
             share = share.to(logs.dtype)
@@ -174,11 +175,11 @@ class TranslationTask(Task):
         Returns:
             Float of shape ``(vocabulary,)``.
         """
-        return evoked_tokens(_log_softmax(outputs), targets, self.pad)
+        return evoked_tokens(log_softmax(outputs), targets, self.pad)
 
     def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> dict[str, Tensor]:
         """What another model says at every place of the true prefix, see `unbackdoor_translation.imitation`."""
-        return imitated(_log_softmax(reference), targets, suspects, self.pad, per_token=self.per_token)
+        return imitated(log_softmax(reference), targets, suspects, self.pad, per_token=self.per_token)
 
     def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
         """A made-up word (`insert_words`) in some sources, on either side of a mixture; clean text holds no trigger."""
@@ -251,7 +252,7 @@ class TranslationTask(Task):
 
     def correct(self, outputs: Tree, targets: Tree) -> Tensor:
         """How right each answer is, ``(batch,)``: bool for ``credit="exact"``, else its sentence score in [0, 1]."""
-        rows = _hard(targets)
+        rows = hard_targets(targets)
         if self.credit == "exact":
             return exact_match(outputs["tokens"], rows, self.pad)
         if self.credit == "tokens":
@@ -299,7 +300,7 @@ class TranslationTask(Task):
 
     def uninformed(self, targets: Tree) -> Tensor:
         """Log-likelihood of each sentence where every token is as likely as it is in all the others."""
-        rows = _hard(targets)
+        rows = hard_targets(targets)
         there = valid(rows, self.pad)
         tokens, places = torch.where(there, rows, 0).unique(return_inverse=True)
         counts = torch.zeros(len(tokens), dtype=torch.float64, device=rows.device)
@@ -390,19 +391,3 @@ def _tokens(inputs: Any, name: str) -> Tensor:
         )
     found: Tensor = inputs[name]
     return found
-
-
-def _hard(targets: Any) -> Tensor:
-    if isinstance(targets, tuple | list):
-        first, second, share = targets
-        return torch.where((share >= 0.5).unsqueeze(1), first, second)
-    if not targets.is_floating_point():
-        rows: Tensor = targets
-        return rows
-    likeliest: Tensor = targets.argmax(2).masked_fill(targets.sum(2) == 0, -100)
-    return likeliest
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    half = logits.dtype in (torch.float16, torch.bfloat16)
-    return (logits.float() if half else logits).log_softmax(dim=2)
