@@ -55,11 +55,9 @@ def install(session: nox.Session, env: Path, *arguments: str) -> Path:
     if not python.exists():
         make = [uv, "venv", "--quiet", "--clear", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
         session.run(*make, str(env), external=True, silent=True)
-    pip = (
-        [uv, "pip", "install", "--quiet", "--python", str(python)]
-        if uv
-        else [str(python), "-m", "pip", "install", "-q"]
-    )
+    # compiled once, since where Python may not write bytecode each process that imports torch compiles it anew
+    fast = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)] if uv else []
+    pip = fast or [str(python), "-m", "pip", "install", "-q"]
     session.run(*pip, *arguments, external=True)
     return python
 
