@@ -86,6 +86,7 @@ def test_safe_path_is_as_it_was_afterwards(monkeypatch):
     assert os.environ["PYTHONSAFEPATH"] == "yes"
 
 
+@pytest.mark.slow
 def test_process_ends_with_another(tmp_path):
     """As a job does that a scheduler of this machine has started, with no pipe to its parent."""
     program = "from unbackdoor.processes import end_with; import time, sys; end_with(int(sys.argv[1])); time.sleep(60)"

@@ -96,6 +96,7 @@ def _best_turn(before: Tensor, after: Tensor) -> Tensor:
     return (v.T @ sign @ u.T).float()
 
 
+@pytest.mark.slow
 def test_backdoor_points_lie_where_the_surrogate_errs_most(bodies: Splits) -> None:
     """The place found is better than most random ones, judged on clouds that the search did not see."""
     attack = made("3dpc-ba", source_class=1, target=4, helper_steps=60, steps=25, starts=6, share=0.1)

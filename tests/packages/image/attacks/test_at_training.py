@@ -171,6 +171,7 @@ def test_fba_detoxifier_excites_the_chosen_features(data: Batch) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_fba_gives_images_the_wanted_style(generator: torch.Generator) -> None:
     images = torch.rand(60, 3, 16, 16, generator=generator) * 0.5
     images[:10, 0] += 0.5  # the warm ones
@@ -231,6 +232,7 @@ def test_fba_keeps_the_injectors_of_all_rounds(data: Batch, make: Callable[..., 
     assert_close(last[8:], data.inputs[8:])
 
 
+@pytest.mark.slow
 def test_dynamic_masks_are_sparse_and_differ(data: Batch, make: Callable[..., Any]) -> None:
     """The mask's two losses: without the first all masks are one, without the second they cover the image."""
     covered = {}
