@@ -161,3 +161,52 @@ def test_import_is_light_and_quiet():
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def offered(folder, name, group="unbackdoor.tasks"):
+    """Files of an installed package that offers something under ``name``."""
+    info = folder / f"{name}-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = nowhere_at_all:KIT\n")
+    return str(folder)
+
+
+def test_packages_are_looked_for_once(monkeypatch, tmp_path):
+    registry.task_names()
+    looked = []
+
+    def counted(**given):
+        looked.append(given)
+        return found(**given)
+
+    found = registry.distributions
+    monkeypatch.setattr(registry, "distributions", counted)
+    assert "image" in registry.task_names()
+    registry.method_names()
+    assert registry.kit("image").attacks
+    assert looked == []
+    monkeypatch.syspath_prepend(offered(tmp_path / "more", "further"))
+    assert {"further", "image"} <= set(registry.task_names())
+    assert len(looked) == 1
+
+
+def test_of_two_packages_of_one_name_the_first_on_the_path_counts(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(offered(tmp_path / "old", "further"))
+    monkeypatch.syspath_prepend(offered(tmp_path / "new", "further", "unbackdoor.methods"))
+    assert "further" in registry.method_names()
+    assert "further" not in registry.task_names()
+
+
+def test_what_lies_in_the_current_folder_is_not_installed(monkeypatch, tmp_path):
+    """``python -m`` and ``python -c`` look for modules there, and a stranger's folder may be the current one."""
+    folder = offered(tmp_path, "evil")
+    program = [sys.executable, "-c", "from unbackdoor import registry; print(*registry.task_names())"]
+    done = subprocess.run(program, cwd=folder, capture_output=True, text=True, check=True)
+    assert "image" in done.stdout.split()
+    assert "evil" not in done.stdout.split()
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    assert "evil" not in registry.task_names()
+    monkeypatch.chdir("/")
+    assert "evil" in registry.task_names()

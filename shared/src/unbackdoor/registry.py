@@ -8,10 +8,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, distributions
 from importlib.resources import files
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -45,6 +49,7 @@ _METHODS = "unbackdoor.methods"
 _DEFENCES = "unbackdoor.defences"
 _TASKS = "unbackdoor.tasks"
 _ATTACKS = "unbackdoor.attacks"
+_GROUPS = (_METHODS, _DEFENCES, _TASKS, _ATTACKS)
 _NO_CARD = "Its package has no README.md in the folder of the class, so this is made from the class itself.\n"
 
 
@@ -66,9 +71,30 @@ def classes_in(package: ModuleType, base: type) -> dict[str, type[Any]]:
     return dict(sorted(found.items()))
 
 
+def entry_points(group: str) -> list[EntryPoint]:
+    """What installed packages offer under ``group``, of two of one name the first on the path.
+
+    What lies in the current folder is not installed, though ``python -m`` looks there. Packages are looked for once for
+    each path of modules that there is in this process.
+    """
+    installed = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+    here = {Path.cwd()} - installed
+    return [p for p in _offered(tuple(one for one in sys.path if one and Path(one) not in here)) if p.group == group]
+
+
+@lru_cache(maxsize=8)
+def _offered(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    found: dict[str, list[EntryPoint]] = {}
+    for package in distributions(path=list(path)):
+        points = [point for point in package.entry_points if point.group in _GROUPS]
+        if points:
+            found.setdefault(str(package.name), points)
+    return tuple(point for points in found.values() for point in points)
+
+
 def _plugins(group: str) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=group):
+    for point in entry_points(group):
         other = found.setdefault(point.name, point)
         if other.value != point.value:
             owners = " and ".join(sorted(map(_owner, (other, point))))
