@@ -10,6 +10,12 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and the same sum has the same order everywhere
 
 
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For networks that nobody trained: that they are at chance is said, but no cause of it is searched for."""
+    monkeypatch.setattr("unbackdoor.preflight.misreading", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """Top of the checkout."""

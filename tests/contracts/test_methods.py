@@ -12,6 +12,8 @@ from unbackdoor.registry import method, method_names
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask, check_purifier, tiny_models
 
+pytestmark = pytest.mark.usefixtures("untrained")
+
 TASK = ClassificationTask()
 CONTROLS = {"bn-only"}  # these change no weight by design
 
@@ -149,7 +151,7 @@ def combinations():
         for name in method_names():
             if (build, name) in BEYOND:
                 continue
-            slow = build in LARGE and (name not in FAST or build in HEAVY) and (name, build) != ("f-fip", resnet18)
+            slow = build in LARGE and (name not in FAST or build in HEAVY)
             yield pytest.param(build, name, id=f"{build.__name__}-{name}", marks=[pytest.mark.slow] * slow)
 
 

@@ -41,9 +41,10 @@ def card_of(place: Path) -> Path:
     return place / "card.json"
 
 
-def test_damaged_card_is_an_error_of_ours(tmp_path):
+@pytest.mark.parametrize("count", [2000, pytest.param(50_000, marks=pytest.mark.slow)])
+def test_damaged_card_is_an_error_of_ours(count, tmp_path):
     path = card_of(tmp_path)
-    check_reader(lambda path: read_card(path.parent), {"card.json": path.read_bytes()}, tmp_path)
+    check_reader(lambda path: read_card(path.parent), {"card.json": path.read_bytes()}, tmp_path, count=count)
 
 
 def test_errors_name_the_card_and_the_field(tmp_path):

@@ -16,6 +16,8 @@ from unbackdoor.task import Batch
 from unbackdoor_image import KIT, ImageTask, build
 from unbackdoor_image.models.adapted import ADAPTED
 
+pytestmark = pytest.mark.usefixtures("untrained")
+
 OWN = ["preactresnet18", "wideresnet16_1", "smallcnn"]
 
 
@@ -27,7 +29,17 @@ def test_own_models_give_logits(name: str, channels: int, side: int) -> None:
     assert model(torch.rand(2, channels, side, side)).shape == (2, 7)
 
 
-LARGE = {"googlenet", "inception_v3", "resnet34", "resnet50", "vgg19", "vit_small"}  # seconds each
+LARGE = {
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "inception_v3",
+    "resnet34",
+    "resnet50",
+    "vgg16",
+    "vgg19",
+    "vit_small",
+}  # seconds each
 
 
 @pytest.mark.parametrize(

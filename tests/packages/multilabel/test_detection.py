@@ -184,13 +184,19 @@ def test_mixed_inputs_weigh_the_losses_against_both_sets_of_boxes():
     assert_close(-TASK.log_likelihood(TASK.forward(model, mixed.inputs), mixed.targets), expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", ["nft", "f-fip"])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        pytest.param(kind, method, marks=[pytest.mark.slow] * ((kind, method) == ("fasterrcnn", "f-fip")))
+        for kind in KINDS
+        for method in ("nft", "f-fip")
+    ],
+)
 def test_every_detector_goes_through_the_same_call(kind, method):
     model, clean = detector(kind), digits(12, 3)
     options = {"trace_weight": 0.0} if (kind, method) == ("fasterrcnn", "f-fip") else {}
     purified, report = unbackdoor.purify(
-        model, clean, task=TASK, method=method, steps=4, batch_size=4, rounds=2, **options
+        model, clean, task=TASK, method=method, steps=4, batch_size=4, rounds=2, disturb=kind == "ssd", **options
     )
     assert report.before.keys() == report.after.keys() == {"map50"}
     assert any("cannot imitate" in text for text in report.notices)

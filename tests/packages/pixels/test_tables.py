@@ -223,7 +223,7 @@ def test_deep_json_in_metadata_ends_in_one_error(tmp_path: Path) -> None:
         read_records([tmp_path / "a.parquet"], pick)
 
 
-@pytest.mark.parametrize("count", [1000, pytest.param(50_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2000, pytest.param(50_000, marks=pytest.mark.slow)])
 def test_damaged_tables_end_in_one_error(count: int, tmp_path: Path) -> None:
     honest = {
         "a.parquet": written(table([0, 1, 2], [b"abc", b"defg", encoded()[:20]], metadata=NAMES)),

@@ -19,6 +19,8 @@ from unbackdoor.task import Batch
 from unbackdoor.testing import check_purifier, check_task
 from unbackdoor_translation import KIT, TranslationTask
 
+pytestmark = pytest.mark.usefixtures("untrained")
+
 HANDLES = {"masks": NeuronMask, "shifts": SpectralShift}
 
 

@@ -45,12 +45,11 @@ def arrays() -> dict[str, bytes]:
 
 
 def test_damaged_videos(video, tmp_path):
-    """As many as fit: libav opens about 500 in a second."""
-    check_reader(read_video, videos(video, VIDEOS[:3]), tmp_path, count=900)
+    check_reader(read_video, videos(video, VIDEOS[:3]), tmp_path)
 
 
 def test_damaged_tables(tmp_path):
-    check_reader(load_clean, table(), tmp_path, count=1000)
+    check_reader(load_clean, table(), tmp_path)
 
 
 def test_damaged_arrays(tmp_path):

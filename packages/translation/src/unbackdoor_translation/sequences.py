@@ -13,7 +13,17 @@ from unbackdoor.errors import BadData
 from unbackdoor.task import Batch
 from unbackdoor_translation.tokenisers import Tokeniser
 
-__all__ = ["Corpus", "encode_pairs", "pad_rows", "samples", "shift_right", "stacked", "used_columns", "valid"]
+__all__ = [
+    "Corpus",
+    "encode_pairs",
+    "exchanged",
+    "pad_rows",
+    "samples",
+    "shift_right",
+    "stacked",
+    "used_columns",
+    "valid",
+]
 
 SOURCE, PREFIX = "input_ids", "decoder_input_ids"
 
@@ -117,6 +127,24 @@ def samples(sources: Tensor, targets: Tensor, tokeniser: Any) -> Batch:
     """Source and target rows with the decoder's prefix made for them."""
     prefix = shift_right(targets, tokeniser.start, tokeniser.pad)
     return Batch({SOURCE: sources, PREFIX: prefix}, targets)
+
+
+def exchanged(clean: Batch, marks: Any, text: Tokeniser | None = None) -> Batch:
+    """The same pairs with source and target in each other's place.
+
+    Args:
+        clean: Pairs whose targets are token indices.
+        marks: Has ``pad``, ``start`` and ``end``.
+        text: Writes and reads the sentences anew, since the tokens of one side may be others than those of the other;
+            None takes the rows as they are.
+    """
+    sources, targets = clean.inputs[SOURCE], clean.targets.masked_fill(clean.targets < 0, marks.pad)
+    if text is not None:
+        written = [[text.decode(row) for row in rows.tolist()] for rows in (targets, sources)]
+        rows = [[text.encode(one, target=side == 1) for one in lines] for side, lines in enumerate(written)]
+        targets, sources = (pad_rows(side, marks.pad, marks.end).to(sources.device) for side in rows)
+    made = samples(targets, sources, marks)
+    return replace(clean, inputs=made.inputs, targets=made.targets)
 
 
 def stacked(parts: Sequence[Tensor], fill: int) -> Tensor:

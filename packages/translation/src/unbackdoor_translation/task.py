@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from unbackdoor.classes import pick_logits
 from unbackdoor.errors import BadData, BadOption, UnsupportedModel
-from unbackdoor.task import Batch, Meter, Task
+from unbackdoor.task import Batch, Meter, Reading, Task
 from unbackdoor.tree import Tree
 from unbackdoor_translation.decoding import decode
 from unbackdoor_translation.imitation import evoked_tokens, imitated, is_imitation, score
@@ -28,7 +29,7 @@ from unbackdoor_translation.meters import (
     signature,
 )
 from unbackdoor_translation.mixing import beta, mixed_embeddings
-from unbackdoor_translation.sequences import PREFIX, SOURCE, stacked, used_columns, valid
+from unbackdoor_translation.sequences import PREFIX, SOURCE, exchanged, stacked, used_columns, valid
 from unbackdoor_translation.synonyms import GROUPS
 from unbackdoor_translation.targets import hard_targets, log_softmax
 from unbackdoor_translation.tokenisers import Tokeniser, open_tokeniser
@@ -39,6 +40,7 @@ __all__ = ["TranslationTask"]
 _CREDITS = ("exact", "bleu", "chrf", "tokens")
 _HEADLINES = {"exact": "bleu", "tokens": "token_accuracy"}
 _CHUNK = 100
+_EXCHANGED = "source and target exchanged (--data-option source_field=... and target_field=..., or the two files)"
 
 
 @dataclass(frozen=True)
@@ -309,6 +311,10 @@ class TranslationTask(Task):
         others = (counts[places] - own).clamp(min=0.5) / (counts.sum() - there.sum(1, keepdim=True)).clamp(min=1)
         total: Tensor = (others.log() * there).sum(1)
         return total / there.sum(1).clamp(min=1) if self.per_token else total
+
+    def readings(self, clean: Batch) -> Iterator[Reading]:
+        """Source and target in each other's place."""
+        yield Reading(_EXCHANGED, self, partial(exchanged, marks=self, text=self.text))
 
     def _used(self, *sides: Any) -> tuple[Tensor, Tensor]:
         """Sources and prefixes of the first side, cut to the columns that any of the sides uses."""

@@ -195,7 +195,7 @@ class DetectionTask(Task):
         return as_floats(inputs["images"])
 
     def inspect(self, clean: Batch, outputs: Tree) -> list[str]:
-        """Refuse samples of another form, and boxes without an area.
+        """Refuse samples of another form, and boxes without an area; tell of pixels and boxes out of range.
 
         Raises:
             BadData: See above.
@@ -208,8 +208,19 @@ class DetectionTask(Task):
             raise BadData("no clean image has a box; a detector cannot be tuned on empty images alone.")
         if not bool((real[:, 2:4] > real[:, :2]).all()):
             raise BadData("boxes must have x2 > x1 and y2 > y1; check the order of their numbers.")
+        if float(real[:, :4].max()) <= 1:
+            raise BadData("boxes lie within 0 to 1, so they are shares of an image; multiply by its width and height.")
         empty = int((boxes[..., 4] == 0).all(1).sum())
-        return [f"{empty} of {len(boxes)} clean images have no box."] if empty else []
+        notices = [f"{empty} of {len(boxes)} clean images have no box."] if empty else []
+        return notices + _out_of_range(clean.inputs["images"], real)
+
+    def uninformed(self, targets: Tree) -> None:
+        """Nothing, so that whether a detector is at chance is not asked.
+
+        Its losses are its own: how dear an empty answer is depends on its anchors, on how it samples them and on the
+        weights between its losses, and no guess without the image can be scored in their unit. For the same reason no
+        other `readings` are tried. What can be told of samples that are read wrongly, `inspect` tells.
+        """
 
     def samples_per_class(self, targets: Tree) -> float:
         """Number of boxes divided by the number of classes that occur."""
@@ -283,6 +294,26 @@ def _boxes(inputs: Any) -> Tensor:
     if not isinstance(found, Tensor) or found.ndim != 3 or found.shape[2] != 5:
         raise BadData("inputs hold no boxes of shape (n, m, 5); make samples with detection_batch.")
     return found
+
+
+def _out_of_range(images: Tensor, boxes: Tensor) -> list[str]:
+    """Notices on boxes that leave their image, and on pixels that a detector does not expect."""
+    height, width = images.shape[-2:]
+    sides = torch.tensor([width, height], device=boxes.device) + 1
+    beyond = int(((boxes[:, 2:4] > sides).any(1) | (boxes[:, :2] < -1).any(1)).sum())
+    notices = []
+    if beyond:
+        notices.append(
+            f"{beyond} of {len(boxes)} boxes reach beyond their image of {width} x {height} pixels; they must be x1, "
+            "y1, x2, y2 in pixels of the image as it is given."
+        )
+    if images.is_floating_point() and not -1e-3 <= float(images.amin()) <= float(images.amax()) <= 1 + 1e-3:
+        low, high = float(images.amin()), float(images.amax())
+        notices.append(
+            f"pixels range from {low:.2f} to {high:.2f}, not within 0 to 1; detectors normalise them themselves and "
+            "expect that range."
+        )
+    return notices
 
 
 def _total(losses: Mapping[str, Tensor]) -> Tensor:
