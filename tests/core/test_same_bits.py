@@ -10,6 +10,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 
 from unbackdoor import purify
 from unbackdoor.registry import method
-from unbackdoor.testing import ClassificationTask, tiny_models, tiny_victim
+from unbackdoor.testing import ClassificationTask, TinyVictim, tiny_models, tiny_victim
 
 FILE = Path(__file__).parents[1] / "fixtures" / "same_bits.json"
 CPU = Path("/proc/cpuinfo")
@@ -50,13 +51,21 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(given)
 
 
+@lru_cache(maxsize=1)
+def trained() -> TinyVictim:
+    return tiny_victim(steps=40)
+
+
 def hash_of(case: str) -> str:
     name, preset, options = CASES[case]
     known = method(name).__dataclass_fields__
     given = {key: value for key, value in (SHORT | PLAIN | options).items() if key in known}
-    victim = tiny_victim(steps=40)
     _, report = purify(
-        victim.model, victim.clean, task=ClassificationTask(), method=method(name).make(preset, **given), anyway=True
+        trained().model,
+        trained().clean,
+        task=ClassificationTask(),
+        method=method(name).make(preset, **given),
+        anyway=True,
     )
     return report.hash_after
 
