@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from unbackdoor.checkpoint import load, read
+from unbackdoor.checkpoint.files import read_content
 from unbackdoor.errors import FileRefused, TooLarge, UnbackdoorError, UnsafeCheckpoint
 from unbackdoor.reading import limited
 from unbackdoor.testing import check_reader
@@ -234,6 +235,16 @@ FORMS = {
     "legacy": lambda: {"m.pt": saved(BESIDE, _use_new_zipfile_serialization=False)},
     "index": lambda: {"m.index.json": json.dumps({"weight_map": {"weight": "a.bin", "bias": "a.bin"}}).encode()},
 }
+
+
+@pytest.mark.parametrize(("form", "kind"), [("zip", b"f8"), ("legacy", b"f8"), ("legacy", b"S8")])
+def test_numpy_makes_nothing_of_what_a_file_says(tmp_path, form, kind):
+    """Its methods believe any state: an ``S8`` of width -1, which is what ``f8`` has, writes beyond its memory."""
+    (name, whole), *_ = FORMS[form]().items()
+    (tmp_path / name).write_bytes(whole.replace(b"f8", kind))
+    found = read_content(tmp_path / name).tree
+    assert torch.equal(found["net"]["weight"], STATE["weight"])
+    assert not any(type(found[key]).__module__.startswith("numpy") for key in ("acc", "log"))
 
 
 def fuzz(folder, form, count):

@@ -1,8 +1,8 @@
 """Which objects may come out of a pickle beside plain values, and how each may be called.
 
-All are data: tensors, the scalars, arrays and dtypes of numpy, containers, names of files, dates and
-``argparse.Namespace``. Arguments are looked at too, since numpy's own methods believe whatever sizes a pickle states.
-Configurations of well-known libraries become empty stand-ins, so that their classes are never looked up.
+All are data: tensors, containers, names of files, dates and ``argparse.Namespace``. Arguments are looked at too.
+Scalars and arrays of numpy and configurations of well-known libraries become empty stand-ins: numpy's own methods
+believe whatever sizes a pickle states and write beyond their memory, and no weight of a network is one of them.
 """
 
 from __future__ import annotations
@@ -98,11 +98,8 @@ class Allowed:
                 made.append((_REAL[name], name))
             elif name in found.filled and self._empty(name):
                 made.append(({"dict": OrderedDict, "list": list}[found.filled[name]], name))
-            elif self._empty(name) or name in _TYPES:
+            elif self._empty(name) or name in _TYPES or name.startswith("numpy."):
                 made.append((type("Nothing", (_Nothing,), {}), name))
-        if any(name.startswith("numpy.") for name in found.named):
-            kinds = {type(np.dtype(code)) for code in ("?", *"bBhHiIlLqQefdFDSU")}
-            made += [(kind, f"numpy.dtypes.{kind.__name__}") for kind in sorted(kinds, key=lambda kind: kind.__name__)]
         return made
 
 
@@ -317,15 +314,9 @@ _REAL: dict[str, Any] = {
     "datetime.datetime": dt.datetime,
     "datetime.date": dt.date,
     "datetime.timedelta": dt.timedelta,
-    "numpy.dtype": np.dtype,
-    "numpy.ndarray": np.ndarray,
 }
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # of numpy 1 and 2
     _CALLS |= {f"{_module}.scalar": _scalar, f"{_module}._reconstruct": _array}
-    _REAL |= {
-        f"{_module}.scalar": np.float64(0).__reduce__()[0],
-        f"{_module}._reconstruct": np.zeros(0).__reduce__()[0],
-    }
 for _module in ("pathlib", "pathlib._local"):  # until and from Python 3.13
     for _name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"):
         _CALLS[f"{_module}.{_name}"] = _plain(str)
