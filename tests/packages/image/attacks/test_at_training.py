@@ -199,6 +199,18 @@ def test_combined_gives_each_part_its_share(data: Batch, make: Callable[..., Any
         make("combined", parts="badnets+sig")
 
 
+def test_combined_reads_what_stands_behind_a_name(data: Batch, make: Callable[..., Any]) -> None:
+    attack = make("combined", parts="badnets:size=2+wanet:strength=4,noise=0+color:red=-0.3", rate=0.12)
+    patch, warp, tint = attack.members
+    assert (patch.size, warp.strength, warp.noise, tint.red) == (2, 4.0, 0.0, -0.3)
+    assert [part.rate for part in attack.members] == pytest.approx([0.04] * 3)
+    again = type(attack).restore(attack.options(), attack.state())
+    assert_close(again.trigger(data.inputs), attack.trigger(data.inputs))
+    for parts in ("badnets:size=x+blend", "badnets:corner=1+blend", "badnets+badnets", "badnets:size+blend"):
+        with pytest.raises(BadOption, match="parts is"):
+            make("combined", parts=parts)
+
+
 @pytest.mark.parametrize("gap", [0.0, 0.2])
 def test_similarity_is_that_of_windows(gap: float, generator: torch.Generator) -> None:
     first = torch.rand(1, 1, 9, 8, generator=generator, dtype=torch.float64)

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
+from unbackdoor.errors import BadOption
 from unbackdoor.task import Batch
 from unbackdoor_image.attacks.dithering import dither, quantise
 
@@ -30,6 +31,15 @@ def test_dithering_is_floyd_steinberg(levels: int, generator: torch.Generator) -
                 if i + down < 6 and 0 <= j + right < 5:
                     plane[i + down, j + right] += error * share / 16
     assert_close(dither(images, levels), expected, rtol=0, atol=1e-12)
+
+
+def test_color_shifts_every_pixel_alike(data: Batch, make: Callable[..., Any]) -> None:
+    images = 0.3 + 0.4 * torch.rand(4, 3, 6, 5, generator=torch.Generator().manual_seed(0))
+    change = make("color", red=0.2, green=-0.1, blue=0.0).trigger(images) - images
+    assert_close(change, torch.tensor([0.2, -0.1, 0.0]).view(1, 3, 1, 1).expand_as(images))
+    assert_close(make("color").trigger(images[:, :1]) - images[:, :1], torch.full((4, 1, 6, 5), 0.05))
+    with pytest.raises(BadOption, match=r"\[-1, 1\]"):
+        make("color", red=1.5)
 
 
 def test_bppa_leaves_few_levels(data: Batch, make: Callable[..., Any]) -> None:
