@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and the
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """For networks that nobody trained: that they are at chance is said, but no cause of it is searched for."""
-    monkeypatch.setattr("unbackdoor.preflight.misreading", lambda *_: None)
+    monkeypatch.setattr("unbackdoor.defender.preflight.check.misreading", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unbackdoor.attacker.kit import Splits, TaskKit
 from unbackdoor.errors import UnbackdoorError
-from unbackdoor.kit import Splits, TaskKit
 from unbackdoor.task import Batch
 from unbackdoor.tree import leaves
 

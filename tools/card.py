@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor import registry
-from unbackdoor.configured import Configured
-from unbackdoor.purifier import Purifier
+from unbackdoor.defender.purifier import Purifier
+from unbackdoor.options import Configured
 
 SOURCE = Path(__file__).resolve().parent.parent / "shared" / "src" / "unbackdoor"
 HEADINGS = [

@@ -18,10 +18,10 @@ import torch
 from results import commanded
 
 import unbackdoor
-from unbackdoor.purifier import Progress
+from unbackdoor.attacker.plan import Scene, open_victim
+from unbackdoor.defender.purifier import Progress
+from unbackdoor.files.writing import write_text
 from unbackdoor.report import versions
-from unbackdoor.scene import Scene, open_victim
-from unbackdoor.writing import write_text
 from unbackdoor_cli.allocation import keep_freed_memory
 
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
+from unbackdoor.attacker.kit import TaskKit
+from unbackdoor.attacker.plan import Plan
+from unbackdoor.defender.purifier import Progress
 from unbackdoor.evaluate import evaluate
-from unbackdoor.kit import TaskKit
-from unbackdoor.purifier import Progress
+from unbackdoor.files.writing import write_text
 from unbackdoor.registry import defence, defence_names, kit
 from unbackdoor.report import versions
-from unbackdoor.scene import Plan
-from unbackdoor.writing import write_text
 
 
 def main() -> None:

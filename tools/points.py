@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unbackdoor.files.writing import write_text
 from unbackdoor.report import versions
-from unbackdoor.writing import write_text
 from unbackdoor_pointcloud.geometry import ball_query, farthest_points, nearest, pick
 
 

@@ -31,12 +31,12 @@ from typing import Any
 import torch
 
 import unbackdoor
-from unbackdoor.kit import Splits
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.plan import Plan, open_victim
+from unbackdoor.files.writing import write_text
 from unbackdoor.registry import kit
 from unbackdoor.report import versions
-from unbackdoor.scene import Plan, open_victim
 from unbackdoor.task import Task
-from unbackdoor.writing import write_text
 from unbackdoor_cli.allocation import keep_freed_memory
 
 METHODS = ["bn-only", "ft", "nft", "f-fip"]

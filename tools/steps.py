@@ -29,16 +29,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.clean_loss import Teacher
-from unbackdoor.curvature import fisher_trace, twice_differentiable
+from unbackdoor.attacker.plan import open_victim
 from unbackdoor.data import CleanSet
-from unbackdoor.finetune import gradients
-from unbackdoor.model import differentiable_recurrence
-from unbackdoor.purifier import Run
+from unbackdoor.defender.clean_loss import Teacher
+from unbackdoor.defender.curvature import fisher_trace, twice_differentiable
+from unbackdoor.defender.fit import gradients
+from unbackdoor.defender.purifier import Run
+from unbackdoor.defender.reparam import FullWeights, NeuronMask, SpectralShift
+from unbackdoor.network.readiness import differentiable_recurrence
 from unbackdoor.registry import kit, method
-from unbackdoor.reparam import FullWeights, NeuronMask, SpectralShift
 from unbackdoor.report import versions
-from unbackdoor.scene import open_victim
 from unbackdoor.task import Batch, Task
 
 METHODS = ("ft", "nft-weight", "nft-norm", "f-fip", "f-fip-trace", "fip", "teacher")

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from unbackdoor.kit import Splits
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.training import native_bf16
+from unbackdoor.files.writing import write_text
 from unbackdoor.report import versions
 from unbackdoor.task import Batch
-from unbackdoor.training import native_bf16
-from unbackdoor.writing import write_text
 from unbackdoor_image import KIT
 
 ATTACKS = ["none", "badnets", "blend", "wanet", "bppa", "dynamic", "lira"]

@@ -32,19 +32,19 @@ import torch
 from behaviour import behaviour
 from torch import nn
 
-from unbackdoor.attack import Attack, HealthFloor
+from unbackdoor.attacker.attack import Attack, HealthFloor
+from unbackdoor.attacker.kit import Splits, TaskKit
+from unbackdoor.attacker.plan import Plan
+from unbackdoor.attacker.victim import Victim
+from unbackdoor.attacker.victim_card import CARD, MODEL, card_text, read_card, signed
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import UnbackdoorError
 from unbackdoor.evaluate import attack_metrics, evaluate
-from unbackdoor.kit import Splits, TaskKit
+from unbackdoor.files.writing import write_text
 from unbackdoor.measure import evaluating
 from unbackdoor.registry import kit as kit_of
 from unbackdoor.report import versions
-from unbackdoor.scene import Plan
 from unbackdoor.task import Batch, Task
-from unbackdoor.victim import Victim
-from unbackdoor.victim_card import CARD, MODEL, card_text, read_card, signed
-from unbackdoor.writing import write_text
 
 BENIGN = "none"
 FIXTURE_BYTES = 2**20

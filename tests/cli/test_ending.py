@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from unbackdoor.errors import BadData, FileRefused, ResultRefused
-from unbackdoor.folders import OwnFolder
+from unbackdoor.files.folders import OwnFolder
 from unbackdoor_cli.main import main
 
 EVIL = "\x1b]0;evil\x07\x1b[2J[red]x[/red][/]\u202e\u2066\x9b31m\r"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import unbackdoor
+from unbackdoor.attacker.plan import open_victim
 from unbackdoor.errors import BadOption
 from unbackdoor.registry import method
-from unbackdoor.scene import open_victim
 from unbackdoor_cli.workers import purify_together
 
 

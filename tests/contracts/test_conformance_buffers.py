@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from unbackdoor.methods.bn_only import BNOnly
+from unbackdoor.defender.methods.bn_only import BNOnly
 from unbackdoor.testing import ClassificationTask, check_purifier, tiny_models
 
 TINY = tiny_models()["conv-bn"]

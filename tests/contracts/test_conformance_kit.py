@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from unbackdoor.defender.methods.nft import NFT
+from unbackdoor.defender.purifier import Purifier, option
 from unbackdoor.errors import ModelChanged
-from unbackdoor.methods.nft import NFT
-from unbackdoor.purifier import Purifier, option
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask, SquareTrigger, check_attack, check_purifier, check_task, tiny_models
 

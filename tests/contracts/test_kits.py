@@ -9,13 +9,13 @@ from functools import lru_cache
 import pytest
 import torch
 
+from unbackdoor.attacker.plan import Plan, open_victim
+from unbackdoor.attacker.victim import Victim, VictimCard
 from unbackdoor.errors import BadOption, UnsupportedModel, UnsupportedTask
 from unbackdoor.registry import defence, defence_names, kit, method, task_names
 from unbackdoor.report import weight_hash
-from unbackdoor.scene import Plan, open_victim
 from unbackdoor.testing import ClassificationTask, SquareTrigger, check_attack, check_purifier, check_task, tiny_models
 from unbackdoor.tree import leaves
-from unbackdoor.victim import Victim, VictimCard
 
 pytestmark = pytest.mark.usefixtures("untrained")
 

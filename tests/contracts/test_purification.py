@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import unbackdoor
+from unbackdoor.defender.seeker import Seeker
 from unbackdoor.registry import method
-from unbackdoor.seeker import Seeker
 from unbackdoor.testing import ClassificationTask, check_attack, check_task, tiny_victim
 
 

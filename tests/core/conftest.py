@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from unbackdoor.data import CleanSet
-from unbackdoor.purifier import Run
+from unbackdoor.defender.purifier import Run
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

@@ -12,11 +12,11 @@ from torch import nn
 from torch.testing import assert_close
 
 import unbackdoor
+from unbackdoor.attacker.label_map import AllToAll, AllToOne
+from unbackdoor.attacker.victim import Victim, VictimCard
 from unbackdoor.errors import BadOption, FileRefused, UnhealthyAttack, UnknownName
-from unbackdoor.label_map import AllToAll, AllToOne
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask, SquareTrigger
-from unbackdoor.victim import Victim, VictimCard
 
 TASK = ClassificationTask()
 Y = torch.tensor([0, 1, 2, 1, 0, 2])

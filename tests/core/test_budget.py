@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.budget import CleanBudget, last_within, paired_drop, right_answers, strongest_within
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.purifier import Run
+from unbackdoor.defender.tolerance import CleanBudget, last_within, paired_drop, right_answers, strongest_within
 from unbackdoor.errors import BadOption
-from unbackdoor.purifier import Run
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

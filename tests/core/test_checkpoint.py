@@ -14,8 +14,8 @@ from torch.testing import assert_close
 import unbackdoor
 from unbackdoor.checkpoint import load, read, save
 from unbackdoor.errors import CheckpointMismatch, FileRefused, UnsafeCheckpoint
+from unbackdoor.files.writing import write_atomically
 from unbackdoor.testing import tiny_models
-from unbackdoor.writing import write_atomically
 
 
 def model(seed=0):

@@ -19,7 +19,7 @@ from torch import nn
 from unbackdoor.checkpoint import load, read
 from unbackdoor.checkpoint.files import read_content
 from unbackdoor.errors import FileRefused, TooLarge, UnbackdoorError, UnsafeCheckpoint
-from unbackdoor.reading import limited
+from unbackdoor.files.reading import limited
 from unbackdoor.testing import check_reader
 
 STATE = {"weight": torch.arange(4.0).view(2, 2), "bias": torch.ones(2)}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from unbackdoor.class_folders import ClassFolders, find_parts, read_class_folders
 from unbackdoor.errors import BadData, BadOption, FileRefused, TooLarge
-from unbackdoor.reading import limited
+from unbackdoor.files.class_folders import ClassFolders, find_parts, read_class_folders
+from unbackdoor.files.reading import limited
 
 ENDINGS = (".png", ".jpg")
 

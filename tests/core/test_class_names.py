@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unbackdoor.class_names import given_classes, listed, names_of, place_names
 from unbackdoor.errors import BadData, BadOption, TooLarge
-from unbackdoor.reading import limited
+from unbackdoor.files.class_names import given_classes, listed, names_of, place_names
+from unbackdoor.files.reading import limited
 
 
 def test_numbers_name_classes_up_to_the_highest() -> None:

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from unbackdoor.clean_loss import CleanLoss, Teacher
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.clean_loss import CleanLoss, Teacher
+from unbackdoor.defender.reparam import NeuronMask
 from unbackdoor.errors import BadOption
-from unbackdoor.reparam import NeuronMask
 from unbackdoor.task import Batch, Task
 from unbackdoor.testing import ClassificationTask
 

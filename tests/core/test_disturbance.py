@@ -8,9 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 
 import unbackdoor
-from unbackdoor.clean_loss import CleanLoss
 from unbackdoor.data import CleanSet
-from unbackdoor.disturbance import disturbed_loss, started
+from unbackdoor.defender.clean_loss import CleanLoss
+from unbackdoor.defender.disturbance import disturbed_loss, started
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

@@ -9,9 +9,9 @@ import torch
 from torch.testing import assert_close
 
 import unbackdoor
+from unbackdoor.defender.preflight.check import doubtful
+from unbackdoor.defender.preflight.standing import standing
 from unbackdoor.errors import PreflightFailed
-from unbackdoor.preflight import doubtful
-from unbackdoor.standing import standing
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask, tiny_victim
 

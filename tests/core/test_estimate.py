@@ -11,10 +11,10 @@ from torch import nn
 import unbackdoor
 from unbackdoor import estimate as estimating
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.methods.ft import FT
+from unbackdoor.defender.run import Run
 from unbackdoor.errors import PreflightFailed
-from unbackdoor.estimate import COPIES, estimate, free_memory, weight_bytes
-from unbackdoor.methods.ft import FT
-from unbackdoor.run import Run
+from unbackdoor.network.estimate import COPIES, estimate, free_memory, weight_bytes
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

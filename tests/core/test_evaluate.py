@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import unbackdoor
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
 from unbackdoor.errors import BadData, BadOption, NonFinite, UnbackdoorError, UnsupportedModel
 from unbackdoor.task import Batch
 from unbackdoor.testing.classification import ClassificationTask

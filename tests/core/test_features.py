@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from unbackdoor.errors import BadOption, UnsupportedModel
-from unbackdoor.features import attention, classifier, depths, recorded
+from unbackdoor.network.features import attention, classifier, depths, recorded
 from unbackdoor.testing import tiny_models
 
 

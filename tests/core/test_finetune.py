@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from unbackdoor.defender.fit import finetune, gradients
+from unbackdoor.defender.schedule import learning_rate_factor
 from unbackdoor.errors import BadOption, NonFinite
-from unbackdoor.finetune import finetune, gradients
-from unbackdoor.schedule import learning_rate_factor
 
 
 def tuned(count=3, value=1.0):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unbackdoor.folders import OwnFolder, abandoned, temporary, tidy
+from unbackdoor.files.folders import OwnFolder, abandoned, temporary, tidy
 
 
 @pytest.fixture(autouse=True)

@@ -17,17 +17,17 @@ from hostile.victims import honest, write
 from torch import nn
 
 import unbackdoor
+from unbackdoor.attacker.plan import open_victim
+from unbackdoor.attacker.victim import Victim
 from unbackdoor.checkpoint import pickles, read
-from unbackdoor.copying import copied, eager
+from unbackdoor.defender.purifier import Purifier
 from unbackdoor.errors import FileRefused, TooLarge, UnbackdoorError, UnsafeCheckpoint, UnsupportedModel
-from unbackdoor.purifier import Purifier
-from unbackdoor.reading import check_zip, limited
+from unbackdoor.files.reading import check_zip, limited
+from unbackdoor.files.writing import check_targets
+from unbackdoor.network.copying import copied, eager
 from unbackdoor.registry import kit as kit_of
-from unbackdoor.scene import open_victim
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask, SquareTrigger
-from unbackdoor.victim import Victim
-from unbackdoor.writing import check_targets
 
 BYTES = call("_codecs.encode", text("abcde"), text("latin1"))
 DOUBLED = b")" + b"".join(b"q" + bytes([place]) + b"h" + bytes([place]) + b"\x86" for place in range(22))
@@ -259,7 +259,7 @@ class Giant(SquareTrigger):
 
 
 def test_a_giant_attack_is_refused_before_its_memory_is_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr("unbackdoor.victim._ROOM", 2**20)
+    monkeypatch.setattr("unbackdoor.attacker.victim._ROOM", 2**20)
     write(tmp_path, honest("image").changed(attack="giant", attack_options={}))
     kit = kit_of("image")
     with pytest.raises(TooLarge, match="attack_options of giant"):
@@ -267,7 +267,7 @@ def test_a_giant_attack_is_refused_before_its_memory_is_taken(tmp_path, monkeypa
 
 
 def test_a_giant_model_is_refused_before_its_memory_is_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr("unbackdoor.victim._ROOM", 2**20)
+    monkeypatch.setattr("unbackdoor.attacker.victim._ROOM", 2**20)
     write(tmp_path, honest("image").changed(model_options={"num_classes": 100_000}))
     with pytest.raises(TooLarge, match="model_options"):
         open_victim(tmp_path)

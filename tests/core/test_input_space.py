@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.input_space import InputSpace
+from unbackdoor.defender.purifier import Purifier
 from unbackdoor.errors import SingleClass, UnsupportedTask
-from unbackdoor.input_space import InputSpace
-from unbackdoor.purifier import Purifier
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
-from unbackdoor.norms import check_norm_mode, reestimate_norms, train_norms, untracked
+from unbackdoor.network.norms import check_norm_mode, reestimate_norms, train_norms, untracked
 from unbackdoor.testing import ClassificationTask, tiny_models
 
 TASK = ClassificationTask()

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import unbackdoor
+from unbackdoor.defender.purifier import Purifier, option
 from unbackdoor.errors import BadOption, Diverged, NonFinite, ResultRefused
-from unbackdoor.purifier import Purifier, option
 from unbackdoor.registry import method as method_of
 from unbackdoor.report import weight_hash
 from unbackdoor.testing import ClassificationTask, tiny_victim

@@ -8,9 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.input_space import InputSpace
+from unbackdoor.defender.perturbation import Ball, ascend, spread, universal
 from unbackdoor.errors import BadOption
-from unbackdoor.input_space import InputSpace
-from unbackdoor.perturbation import Ball, ascend, spread, universal
 from unbackdoor.testing import ClassificationTask
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import unbackdoor
-from unbackdoor.class_lists import LISTS, in_list
+from unbackdoor.defender.preflight.check import misfit
+from unbackdoor.defender.preflight.standing import standing
 from unbackdoor.errors import PreflightFailed
-from unbackdoor.preflight import misfit
-from unbackdoor.standing import standing
+from unbackdoor.files.class_lists import LISTS, in_list
 from unbackdoor.task import Batch, Reading
 from unbackdoor.testing import ClassificationTask, tiny_victim
 

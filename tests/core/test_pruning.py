@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from unbackdoor.budget import CleanBudget
 from unbackdoor.data import CleanSet
-from unbackdoor.pruning import Course, neuron_mask, prune_below, prune_within
-from unbackdoor.reparam import NeuronMask
+from unbackdoor.defender.pruning import Course, neuron_mask, prune_below, prune_within
+from unbackdoor.defender.reparam import NeuronMask
+from unbackdoor.defender.tolerance import CleanBudget
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

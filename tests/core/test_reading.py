@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from unbackdoor.errors import BadData, BadOption, FileRefused, TooLarge
-from unbackdoor.reading import (
+from unbackdoor.files.reading import (
     Limits,
     check_bytes,
     check_classes,

@@ -10,10 +10,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from unbackdoor import model as room
-from unbackdoor.methods.ft import FT
-from unbackdoor.methods.nft import NFT
-from unbackdoor.model import differentiable_recurrence
-from unbackdoor.purifier import Purifier
+from unbackdoor.defender.methods.ft import FT
+from unbackdoor.defender.methods.nft import NFT
+from unbackdoor.defender.purifier import Purifier
+from unbackdoor.network.readiness import differentiable_recurrence
 from unbackdoor.testing import ClassificationTask, check_purifier, tiny_models
 
 

@@ -10,11 +10,11 @@ from types import ModuleType
 import pytest
 
 from unbackdoor import registry
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
+from unbackdoor.attacker.kit import Demo, TaskKit
+from unbackdoor.defender.methods.nft import NFT
+from unbackdoor.defender.purifier import Purifier
 from unbackdoor.errors import UnknownName
-from unbackdoor.kit import Demo, TaskKit
-from unbackdoor.methods.nft import NFT
-from unbackdoor.purifier import Purifier
 from unbackdoor.testing.classification import ClassificationTask
 
 
@@ -72,7 +72,7 @@ def plugins(monkeypatch):
 
 
 def test_registry_takes_methods_and_tasks_of_other_packages(plugins):
-    plugins.append(EntryPoint("mine", "unbackdoor.methods.nft:NFT", "unbackdoor.methods"))
+    plugins.append(EntryPoint("mine", "unbackdoor.defender.methods.nft:NFT", "unbackdoor.methods"))
     plugins.append(EntryPoint("other", f"{__name__}:KIT", "unbackdoor.tasks"))
     assert "mine" in registry.method_names()
     assert registry.method("mine") is NFT
@@ -111,10 +111,10 @@ def test_an_attack_may_not_take_the_name_of_a_kits_own(plugins):
 @pytest.mark.parametrize(
     ("group", "value", "told"),
     [
-        ("unbackdoor.methods", f"{__name__}:Stripe", "is no subclass of unbackdoor.purifier.Purifier"),
-        ("unbackdoor.methods", "unbackdoor.tree:leaves", "is no subclass of unbackdoor.purifier.Purifier"),
+        ("unbackdoor.methods", f"{__name__}:Stripe", "is no subclass of unbackdoor.defender.purifier.Purifier"),
+        ("unbackdoor.methods", "unbackdoor.tree:leaves", "is no subclass of unbackdoor.defender.purifier.Purifier"),
         ("unbackdoor.methods", "unbackdoor.tree:nothing", "cannot be imported"),
-        ("unbackdoor.tasks", f"{__name__}:TaskKit", "is no unbackdoor.kit.TaskKit"),
+        ("unbackdoor.tasks", f"{__name__}:TaskKit", "is no unbackdoor.attacker.kit.TaskKit"),
         ("unbackdoor.tasks", "nowhere_at_all:KIT", "cannot be imported"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from unbackdoor.seeker import Seeker
+from unbackdoor.defender.seeker import Seeker
 
 TRIGGER = 0.77
 

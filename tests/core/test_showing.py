@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from unbackdoor.showing import ask, one_of_each_class
+from unbackdoor.attacker.showing import ask, one_of_each_class
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask, SquareTrigger, tiny_models
 

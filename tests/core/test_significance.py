@@ -7,7 +7,7 @@ from math import comb, sqrt
 
 import pytest
 
-from unbackdoor.significance import at_least, at_most, better, interval
+from unbackdoor.defender.preflight.significance import at_least, at_most, better, interval
 
 
 def exact(counts, total, share):

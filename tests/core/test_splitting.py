@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unbackdoor.attacker.splitting import clean_size, draw, hold_out, split_classes
 from unbackdoor.errors import BadData, BadOption
-from unbackdoor.splitting import clean_size, draw, hold_out, split_classes
 from unbackdoor.task import Batch
 from unbackdoor.tree import leaves
 

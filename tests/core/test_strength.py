@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.purifier import Run
+from unbackdoor.defender.strength import Pace, attenuate_and_recover
 from unbackdoor.errors import BadOption
-from unbackdoor.purifier import Run
-from unbackdoor.strength import Pace, attenuate_and_recover
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

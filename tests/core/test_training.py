@@ -10,11 +10,11 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.testing import assert_close
 
-from unbackdoor.attack import Campaign
+from unbackdoor.attacker.attack import Campaign
+from unbackdoor.attacker.training import PRECISIONS, TrainOptions, fit, train_by_batches
 from unbackdoor.errors import BadOption, NonFinite
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask, SquareTrigger
-from unbackdoor.training import PRECISIONS, TrainOptions, fit, train_by_batches
 
 
 @dataclass(frozen=True, kw_only=True)

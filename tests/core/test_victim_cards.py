@@ -11,6 +11,9 @@ from hostile.traps import lay
 from hostile.victims import honest, write
 from hostile.watching import watched
 
+from unbackdoor.attacker.plan import Plan, is_victim, open_victim, task_of_victim
+from unbackdoor.attacker.victim import Victim
+from unbackdoor.attacker.victim_card import read_card
 from unbackdoor.errors import (
     BadData,
     BadOption,
@@ -20,12 +23,9 @@ from unbackdoor.errors import (
     UnhealthyAttack,
     UntrustedVictim,
 )
-from unbackdoor.memory_budget import at_most
+from unbackdoor.files.memory_budget import at_most
 from unbackdoor.registry import kit
-from unbackdoor.scene import Plan, is_victim, open_victim, task_of_victim
 from unbackdoor.testing import check_reader
-from unbackdoor.victim import Victim
-from unbackdoor.victim_card import read_card
 from unbackdoor_cli.main import main
 
 OWN = """
@@ -137,8 +137,8 @@ def test_options_of_libraries_that_a_card_may_set_are_taken(tmp_path):
         ("preactresnet18", {"num_classes": 10, "in_channels": 1, "width": 4}),
     ]:
         built = kit("image").build(model, **options)
-        from unbackdoor.victim import architecture
-        from unbackdoor.victim_card import VictimCard
+        from unbackdoor.attacker.victim import architecture
+        from unbackdoor.attacker.victim_card import VictimCard
 
         card = VictimCard(**{**honest("image").card, "model": model, "model_options": options, "data_files": ()})
         again = architecture(card, kit("image"))

@@ -12,9 +12,9 @@ from hostile.traps import RAN, lay, seen, traces
 from hostile.victims import honest, write
 from hostile.watching import watched
 
+from unbackdoor.attacker.plan import is_victim, open_victim
 from unbackdoor.errors import UnbackdoorError
 from unbackdoor.registry import kit
-from unbackdoor.scene import is_victim, open_victim
 
 CARDS = dict(hostile_cards())
 
@@ -22,7 +22,7 @@ CARDS = dict(hostile_cards())
 @pytest.fixture(autouse=True)
 def _kits_are_found_once(monkeypatch):
     """Looking through all installed packages takes longer than all else here."""
-    monkeypatch.setattr("unbackdoor.scene.kit_of", _kit)
+    monkeypatch.setattr("unbackdoor.attacker.plan.kit_of", _kit)
 
 
 @cache

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from unbackdoor.errors import FileRefused
-from unbackdoor.writing import check_targets, settle, write_atomically, write_together
+from unbackdoor.files.writing import check_targets, settle, write_atomically, write_together
 
 
 def text(content):

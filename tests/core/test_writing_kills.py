@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from unbackdoor.writing import settle, write_together
+from unbackdoor.files.writing import settle, write_together
 
 CALLS = ("open", "close", "write", "fsync", "replace", "rename", "link", "unlink", "mkdir", "rmdir", "chmod")
 REAL = {name: getattr(os, name) for name in CALLS}

@@ -64,7 +64,7 @@ def victim_ways(folder: Path, out: Path, given: Path, *, compared: bool = True) 
         given: An honest checkpoint.
         compared: Whether ``compare`` is among them, which takes longer than all others.
     """
-    from unbackdoor.scene import open_victim, task_of_victim
+    from unbackdoor.attacker.plan import open_victim, task_of_victim
 
     place = str(folder)
     compare = Way("compare", ["compare", place, "--methods", "bn-only", "--out", str(out / "comparison")])

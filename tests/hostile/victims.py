@@ -16,10 +16,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from unbackdoor.attacker.plan import Plan
+from unbackdoor.attacker.victim import VictimCard
 from unbackdoor.registry import kit as kit_of
 from unbackdoor.report import weight_hash
-from unbackdoor.scene import Plan
-from unbackdoor.victim import VictimCard
 
 __all__ = ["Parts", "honest", "sign", "write"]
 

@@ -12,7 +12,7 @@ from hostile.samples import HostileData
 from hostile.watching import watched
 
 from unbackdoor.errors import UnbackdoorError
-from unbackdoor.reading import limited
+from unbackdoor.files.reading import limited
 from unbackdoor.registry import kit
 
 CASES = list(hostile_data_images())

@@ -15,7 +15,7 @@ from hostile.samples import HostileData
 from hostile.watching import watched
 
 from unbackdoor.errors import UnbackdoorError
-from unbackdoor.reading import limited
+from unbackdoor.files.reading import limited
 from unbackdoor.registry import kit
 
 SECONDS = 10

@@ -16,22 +16,23 @@ CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["t
 PACKAGES = {path.name: path for path in [*ROOT.glob("shared/src/*"), *ROOT.glob("packages/*/src/*")] if path.is_dir()}
 
 BREACHES = [
-    ("defender", "unbackdoor/methods/ft/ft.py", "from unbackdoor.attack import Attack"),
-    ("defender", "unbackdoor/finetune.py", "import unbackdoor.kit"),
-    ("defender", "unbackdoor/defences/abl/abl.py", "from unbackdoor.evaluate import evaluate"),
+    ("defender", "unbackdoor/defender/methods/ft/ft.py", "from unbackdoor.attacker.attack import Attack"),
+    ("defender", "unbackdoor/defender/fit.py", "import unbackdoor.attacker.kit"),
+    ("defender", "unbackdoor/defender/defences/abl/abl.py", "from unbackdoor.evaluate import evaluate"),
     ("defender", "unbackdoor/measure.py", "def late():\n    from unbackdoor import evaluate"),
-    ("defender", "unbackdoor/classes.py", "def late():\n    from unbackdoor.training import fit"),
+    ("defender", "unbackdoor/classes.py", "def late():\n    from unbackdoor.attacker.training import fit"),
     ("registry", "unbackdoor_cli/main.py", "import unbackdoor_image"),
     ("registry", "unbackdoor_cli/commands/demo.py", "def late():\n    from unbackdoor_image import KIT"),
     ("registry", "unbackdoor_bench/work.py", "def late():\n    from unbackdoor_image import KIT"),
-    ("defender", "unbackdoor/methods/ft/ft.py", "import unbackdoor.scene"),
-    ("tasks", "unbackdoor_image/train.py", "from unbackdoor.methods.nft import NFT"),
+    ("defender", "unbackdoor/defender/methods/ft/ft.py", "import unbackdoor.attacker.plan"),
+    ("tasks", "unbackdoor_image/train.py", "from unbackdoor.defender.methods.nft import NFT"),
     ("siblings", "unbackdoor_translation/train.py", "import unbackdoor_image"),
     ("core", "unbackdoor/data.py", "import torchvision"),
     ("core", "unbackdoor/registry.py", "import unbackdoor_image"),
     ("core", "unbackdoor/mixing.py", "import unbackdoor_pixels"),
-    ("pixels", "unbackdoor_pixels/task.py", "from unbackdoor.attack import Attack"),
+    ("pixels", "unbackdoor_pixels/task.py", "from unbackdoor.attacker.attack import Attack"),
     ("layers", "unbackdoor/task.py", "import unbackdoor.data"),
+    ("rooms", "unbackdoor/defender/schedule.py", "import unbackdoor.defender.purifier"),
 ]
 
 

@@ -14,8 +14,8 @@ PROJECTS = {
     path.parent.relative_to(ROOT).as_posix(): tomllib.loads(path.read_text(encoding="utf-8"))["project"]
     for path in [ROOT / "shared" / "pyproject.toml", *sorted(ROOT.glob("packages/*/pyproject.toml"))]
 }
-METHODS = sorted(path.parent for path in ROOT.glob("shared/src/unbackdoor/methods/*/__init__.py"))
-DEFENCES = sorted(path.parent for path in ROOT.glob("shared/src/unbackdoor/defences/*/__init__.py"))
+METHODS = sorted(path.parent for path in ROOT.glob("shared/src/unbackdoor/defender/methods/*/__init__.py"))
+DEFENCES = sorted(path.parent for path in ROOT.glob("shared/src/unbackdoor/defender/defences/*/__init__.py"))
 
 
 def test_versions_move_in_lockstep():

@@ -23,9 +23,9 @@ from case import ITS_STEPS, Case, ours
 from defences import PAIRS, UNLIKE
 from page import page
 
+from unbackdoor.attacker.plan import Scene, open_victim
+from unbackdoor.files.writing import write_text
 from unbackdoor.report import versions
-from unbackdoor.scene import Scene, open_victim
-from unbackdoor.writing import write_text
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import unbackdoor
+from unbackdoor.attacker.plan import Scene
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.purifier import Progress
 from unbackdoor.evaluate import evaluate
-from unbackdoor.purifier import Progress
 from unbackdoor.registry import method
-from unbackdoor.scene import Scene
 from unbackdoor.task import Batch
 
 ITS_STEPS = {"anp": 2000, "ft-sam": 1000, "nad": 1000, "fine-pruning": 1000, "i-bau": 50}

@@ -10,23 +10,23 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from unbackdoor.attack import Attack
-from unbackdoor.backend import exclusive
+from unbackdoor.attacker.attack import Attack
+from unbackdoor.attacker.kit import TaskKit
+from unbackdoor.attacker.victim import Victim
 from unbackdoor.checkpoint import load, save
-from unbackdoor.copying import copied
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.outcome import MAX_LOSS
+from unbackdoor.defender.purifier import Purifier, Watch
+from unbackdoor.defender.reparam import NeuronMask, Reparametrisation, SpectralShift
 from unbackdoor.errors import BadOption, PreflightFailed, UnbackdoorError
-from unbackdoor.estimate import shortage
 from unbackdoor.evaluate import evaluate
-from unbackdoor.kit import TaskKit
-from unbackdoor.model import inner_model
-from unbackdoor.outcome import MAX_LOSS
-from unbackdoor.purifier import Purifier, Watch
+from unbackdoor.network.backend import exclusive
+from unbackdoor.network.copying import copied
+from unbackdoor.network.estimate import shortage
+from unbackdoor.network.readiness import inner_model
 from unbackdoor.registry import as_method, as_task, check_seed
-from unbackdoor.reparam import NeuronMask, Reparametrisation, SpectralShift
 from unbackdoor.report import Report
 from unbackdoor.task import Batch, Task
-from unbackdoor.victim import Victim
 
 __all__ = [
     "Attack",
@@ -75,7 +75,7 @@ def purify(
         seed: Of every random draw; the same seed gives the same bits on a CPU.
         preset: Named options of the method, such as ``"paper"``; ``options`` override them.
         watch: Called now and then with the progress.
-        anyway: Whether to go on where the checks before (`unbackdoor.preflight`) and after (`unbackdoor.outcome`) would
+        anyway: Whether to go on where the checks before (`defender.preflight`) and after (`defender.outcome`) would
             stop; ``report.overruled`` then says what spoke against it.
         max_loss: Points of the headline metric that the result may have lost on the clean samples.
         **options: Hyper-parameters of the method, such as ``steps``, ``batch_size`` and ``lr``.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unbackdoor.checkpoint import read
 from unbackdoor.errors import BadData, CheckpointMismatch
-from unbackdoor.reading import check_bytes, check_classes, check_file, read_npz, reading, shown
+from unbackdoor.files.reading import check_bytes, check_classes, check_file, read_npz, reading, shown
 
 __all__ = ["LABEL_KEYS", "as_labels", "pick_arrays", "read_arrays"]
 
@@ -95,7 +95,7 @@ def as_labels(labels: Tensor, count: int, path: Path) -> Tensor:
 
     Raises:
         BadData: They are no whole numbers from 0, or not one for each sample.
-        TooLarge: One is beyond `unbackdoor.reading.Limits.classes`.
+        TooLarge: One is beyond `unbackdoor.files.reading.Limits.classes`.
     """
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels.squeeze(1)

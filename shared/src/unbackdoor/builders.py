@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import nn
 
-from unbackdoor.backend import seeded
+from unbackdoor.attacker.vetting import FETCHING, TRUST, check_options, closed, fetching
+from unbackdoor.attacker.victim_card import told
 from unbackdoor.errors import BadOption, UnbackdoorError, UnknownName, UnsupportedModel, UntrustedVictim
+from unbackdoor.network.backend import seeded
 from unbackdoor.registry import unknown
 from unbackdoor.spelling import did_you_mean
-from unbackdoor.vetting import FETCHING, TRUST, check_options, closed, fetching
-from unbackdoor.victim_card import told
 
 __all__ = ["Maker", "build_model", "none_like", "seeded"]
 
@@ -55,7 +55,7 @@ def build_model(
         BadOption: The maker does not take these options, or they ask for weights from elsewhere.
         UnsupportedModel: It returned no module.
         UntrustedVictim: A victim's card named what only the user may name, see
-            `unbackdoor.vetting.words_of_a_card`.
+            `unbackdoor.attacker.vetting.words_of_a_card`.
     """
     words = {"num_classes": num_classes, **options}
     source = name.partition(":")[0] if name not in makers else name

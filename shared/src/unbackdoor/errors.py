@@ -67,7 +67,7 @@ class SeveralAnswers(BadData):
 
 
 class TooLarge(BadData):
-    """A file declares more than a limit of `unbackdoor.reading.Limits` allows; nothing of it was unpacked."""
+    """A file declares more than a limit of `unbackdoor.files.reading.Limits` allows; nothing of it was unpacked."""
 
 
 class PreflightFailed(BadData):

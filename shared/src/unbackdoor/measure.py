@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from unbackdoor.answers import answered
-from unbackdoor.calling import guarded
 from unbackdoor.data import CleanSet
-from unbackdoor.signature import buffers_kept
+from unbackdoor.network.answers import answered
+from unbackdoor.network.calling import guarded
+from unbackdoor.network.signature import buffers_kept
 from unbackdoor.task import Batch, Meter, Task
 
 __all__ = ["accuracy_by_group", "clean_metrics", "evaluating", "measuring", "percent"]
@@ -21,7 +21,7 @@ _SETTLING = 256
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """All modules in eval mode inside, each in its own mode again afterwards; see `unbackdoor.calling.guarded`."""
+    """All modules in eval mode inside, each in its own mode again afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -34,7 +34,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def measuring(model: nn.Module, task: Task, data: Batch) -> Iterator[None]:
-    """`evaluating`, with the outputs settled by the labels (`unbackdoor.answers`) and all buffers kept."""
+    """`evaluating`, with the outputs settled by the labels (`unbackdoor.network.answers`) and all buffers kept."""
     device = next(iter(model.parameters())).device
     few = data[slice(0, min(len(data), _SETTLING))].to(device)
     with buffers_kept(model), evaluating(model), answered(model, task, few):

@@ -19,12 +19,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from unbackdoor.attack import Attack
-from unbackdoor.configured import Configured
-from unbackdoor.defence import TrainingDefence
+from unbackdoor.attacker.attack import Attack
+from unbackdoor.attacker.kit import TaskKit
+from unbackdoor.defender.defence import TrainingDefence
+from unbackdoor.defender.purifier import Purifier
 from unbackdoor.errors import BadOption, UnknownName
-from unbackdoor.kit import TaskKit
-from unbackdoor.purifier import Purifier
+from unbackdoor.options import Configured
 from unbackdoor.spelling import did_you_mean
 from unbackdoor.task import Task
 
@@ -49,6 +49,7 @@ _METHODS = "unbackdoor.methods"
 _DEFENCES = "unbackdoor.defences"
 _TASKS = "unbackdoor.tasks"
 _ATTACKS = "unbackdoor.attacks"
+_FOLDERS = {_METHODS: "unbackdoor.defender.methods", _DEFENCES: "unbackdoor.defender.defences"}
 _GROUPS = (_METHODS, _DEFENCES, _TASKS, _ATTACKS)
 _NO_CARD = "Its package has no README.md in the folder of the class, so this is made from the class itself.\n"
 
@@ -220,7 +221,7 @@ def _found(kind: str, name: str, group: str, base: type) -> Any:
 
 
 def _built_in(group: str, base: type) -> dict[str, type[Any]]:
-    return classes_in(importlib.import_module(group), base)
+    return classes_in(importlib.import_module(_FOLDERS[group]), base)
 
 
 def card(name: str) -> str:
@@ -257,7 +258,7 @@ def kit(name: str) -> TaskKit:
     if name not in plugins:
         error = unknown("task", name, plugins)
         raise UnknownName(f'{error} Install a task package, for example: pip install "unbackdoor[image]".')
-    loaded: TaskKit = _loaded(plugins[name], "task", TaskKit, "unbackdoor.kit.TaskKit")
+    loaded: TaskKit = _loaded(plugins[name], "task", TaskKit, "unbackdoor.attacker.kit.TaskKit")
     others = _further_attacks(name, loaded.attacks)
     return replace(loaded, attacks=_Attacks(loaded.attacks, others)) if others else loaded
 

@@ -125,7 +125,7 @@ class Disturber(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """Another way in which the same samples could be meant, tried before a purification (`unbackdoor.preflight`).
+    """Another way in which the same samples could be meant, tried before a purification.
 
     Attributes:
         advice: What to give so that they are read so, as it would be typed: ``"--mean 0.5 --std 0.5 (MNIST's)"``.

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from unbackdoor.attack import Attack, HealthFloor
+from unbackdoor.attacker.attack import Attack, HealthFloor
 from unbackdoor.data import CleanSet
-from unbackdoor.purifier import Purifier, Run, option
+from unbackdoor.defender.purifier import Purifier, Run, option
 from unbackdoor.task import Task
 
 

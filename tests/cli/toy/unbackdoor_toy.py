@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.arrays import LABEL_KEYS, as_labels, pick_arrays, read_arrays
-from unbackdoor.attack import Attack, HealthFloor
+from unbackdoor.attacker.attack import Attack, HealthFloor
+from unbackdoor.attacker.kit import Demo, Splits, TaskKit
+from unbackdoor.attacker.splitting import split_classes
+from unbackdoor.attacker.training import Progress, TrainOptions, train_by_batches
 from unbackdoor.builders import build_model
 from unbackdoor.classes import ClassTask
 from unbackdoor.errors import FileRefused
-from unbackdoor.kit import Demo, Splits, TaskKit
 from unbackdoor.mixing import mix_up
-from unbackdoor.splitting import split_classes
 from unbackdoor.task import Batch, Task
-from unbackdoor.training import Progress, TrainOptions, train_by_batches
 
 CLASSES = ("left", "middle", "right")
 

@@ -10,9 +10,9 @@ from torch import nn
 from torch.testing import assert_close
 
 import unbackdoor
-from unbackdoor.answers import answered
 from unbackdoor.classes import pick_logits
 from unbackdoor.errors import SeveralAnswers
+from unbackdoor.network.answers import answered
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

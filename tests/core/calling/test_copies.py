@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import unbackdoor
-from unbackdoor.copying import copied, eager
 from unbackdoor.errors import UnsupportedModel
+from unbackdoor.network.copying import copied, eager
 from unbackdoor.testing import ClassificationTask
 
 TASK = ClassificationTask()
@@ -136,7 +136,7 @@ def test_functions_that_hold_the_original_are_refused_by_name(clean, change, qui
 
 
 def test_in_place_a_function_that_holds_the_model_is_right(clean, quick):
-    from unbackdoor.methods.ft import FT
+    from unbackdoor.defender.methods.ft import FT
 
     model, plain = net(), net()
     hold_by_closure(model)

@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import unbackdoor
-from unbackdoor.calling import guarded
+from unbackdoor.defender.methods.ft import FT
 from unbackdoor.errors import BadData, ForwardFailed, UnbackdoorError, UnsupportedModel
-from unbackdoor.methods.ft import FT
+from unbackdoor.network.calling import guarded
 from unbackdoor.registry import method_names
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask

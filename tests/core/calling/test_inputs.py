@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import unbackdoor
-from unbackdoor.calling import Guard, guarded
-from unbackdoor.curvature import per_sample_gradients
+from unbackdoor.defender.curvature import per_sample_gradients
+from unbackdoor.defender.reparam import FullWeights
 from unbackdoor.errors import UnsupportedModel
-from unbackdoor.reparam import FullWeights
+from unbackdoor.network.calling import Guard, guarded
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import unbackdoor
+from unbackdoor.defender.methods.ft import FT
 from unbackdoor.errors import NonFinite
-from unbackdoor.methods.ft import FT
+from unbackdoor.network.signature import Kept
 from unbackdoor.report import weight_hash
-from unbackdoor.signature import Kept
 from unbackdoor.testing import ClassificationTask
 
 TASK = ClassificationTask()

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import unbackdoor
-from unbackdoor.backend import plain_kernels, seeded, without_fastpath
 from unbackdoor.builders import build_model
-from unbackdoor.methods.ft import FT
-from unbackdoor.reparam import NeuronMask
+from unbackdoor.defender.methods.ft import FT
+from unbackdoor.defender.reparam import NeuronMask
+from unbackdoor.network.backend import plain_kernels, seeded, without_fastpath
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from unbackdoor.curvature import fisher_diagonal, fisher_trace, per_sample_gradients, twice_differentiable
 from unbackdoor.data import CleanSet
-from unbackdoor.reparam import FullWeights, NeuronMask, SpectralShift
+from unbackdoor.defender.curvature import fisher_diagonal, fisher_trace, per_sample_gradients, twice_differentiable
+from unbackdoor.defender.reparam import FullWeights, NeuronMask, SpectralShift
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 SOME = (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from unbackdoor.curvature.implicit import adjoint, conjugate_gradients, fixed_point
+from unbackdoor.defender.curvature.implicit import adjoint, conjugate_gradients, fixed_point
 from unbackdoor.errors import BadOption
 
 

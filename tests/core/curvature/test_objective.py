@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from unbackdoor.curvature import fisher_diagonal, fisher_trace
-from unbackdoor.curvature.objective import FisherObjective
 from unbackdoor.data import CleanSet
-from unbackdoor.finetune import gradients
-from unbackdoor.reparam import FullWeights, SpectralShift
+from unbackdoor.defender.curvature import fisher_diagonal, fisher_trace
+from unbackdoor.defender.curvature.objective import FisherObjective
+from unbackdoor.defender.fit import gradients
+from unbackdoor.defender.reparam import FullWeights, SpectralShift
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 

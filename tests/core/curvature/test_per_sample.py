@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from unbackdoor.curvature import fisher_diagonal, per_sample_gradients, twice_differentiable
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.curvature import fisher_diagonal, per_sample_gradients, twice_differentiable
+from unbackdoor.defender.reparam import FullWeights, NeuronMask, SpectralShift
 from unbackdoor.errors import UnsupportedModel
-from unbackdoor.reparam import FullWeights, NeuronMask, SpectralShift
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 HANDLES = {

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from unbackdoor.curvature.sharpness import SharpnessAware, ascent
+from unbackdoor.defender.curvature.sharpness import SharpnessAware, ascent
+from unbackdoor.defender.purifier import Run
+from unbackdoor.defender.reparam import FullWeights
 from unbackdoor.errors import BadOption
-from unbackdoor.purifier import Run
-from unbackdoor.reparam import FullWeights
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask, tiny_models
 

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from unbackdoor.data import CleanSet
-from unbackdoor.defence import train_plainly
-from unbackdoor.defences.abl import ABL
-from unbackdoor.defences.abl.abl import flooded, isolated, locally_ascended, unlikelihood
-from unbackdoor.defences.cbd import CBD
-from unbackdoor.defences.cbd.cbd import Critic, dependence, sample_weights
+from unbackdoor.defender.defence import train_plainly
+from unbackdoor.defender.defences.abl import ABL
+from unbackdoor.defender.defences.abl.abl import flooded, isolated, locally_ascended, unlikelihood
+from unbackdoor.defender.defences.cbd import CBD
+from unbackdoor.defender.defences.cbd.cbd import Critic, dependence, sample_weights
+from unbackdoor.defender.purifier import Run
 from unbackdoor.errors import BadOption, ForwardFailed, UnsupportedModel
-from unbackdoor.purifier import Run
+from unbackdoor.network.last_layer import representation
 from unbackdoor.registry import defence, defence_names
-from unbackdoor.representation import representation
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

@@ -11,10 +11,10 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 import unbackdoor
+from unbackdoor.defender.methods.anp import ANP
+from unbackdoor.defender.methods.anp.anp import NeuronNoise
+from unbackdoor.defender.reparam import NeuronMask
 from unbackdoor.errors import BadOption
-from unbackdoor.methods.anp import ANP
-from unbackdoor.methods.anp.anp import NeuronNoise
-from unbackdoor.reparam import NeuronMask
 from unbackdoor.testing import ClassificationTask
 
 TASK = ClassificationTask()
@@ -105,7 +105,7 @@ def test_one_step_of_the_masks_is_that_of_the_formula(clean):
     class Kept(ANP):
         name = "kept"
 
-    import unbackdoor.methods.anp.anp as module
+    import unbackdoor.defender.methods.anp.anp as module
 
     def spy(mask, scores, threshold, budget):
         seen.update(scores)

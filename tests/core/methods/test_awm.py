@@ -10,11 +10,11 @@ from torch.testing import assert_close
 
 import unbackdoor
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.input_space import InputSpace
+from unbackdoor.defender.methods.awm import AWM
+from unbackdoor.defender.methods.awm.awm import within_norm
+from unbackdoor.defender.purifier import Run
 from unbackdoor.errors import BadOption, UnsupportedTask
-from unbackdoor.input_space import InputSpace
-from unbackdoor.methods.awm import AWM
-from unbackdoor.methods.awm.awm import within_norm
-from unbackdoor.purifier import Run
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

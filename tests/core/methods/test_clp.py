@@ -11,11 +11,11 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.testing import assert_close
 
 import unbackdoor
+from unbackdoor.defender.methods.clp import CLP
+from unbackdoor.defender.methods.clp.clp import Channels, channel_lipschitz
+from unbackdoor.defender.reparam import NeuronMask
+from unbackdoor.defender.reparam.norm_pairs import norms_after
 from unbackdoor.errors import BadOption, SingleClass
-from unbackdoor.methods.clp import CLP
-from unbackdoor.methods.clp.clp import Channels, channel_lipschitz
-from unbackdoor.reparam import NeuronMask
-from unbackdoor.reparam.norm_pairs import norms_after
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

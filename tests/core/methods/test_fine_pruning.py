@@ -11,9 +11,9 @@ from torch.testing import assert_close
 
 import unbackdoor
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.methods.fine_pruning import FinePruning
+from unbackdoor.defender.methods.fine_pruning.fine_pruning import LastLayer
 from unbackdoor.errors import BadOption, UnsupportedModel
-from unbackdoor.methods.fine_pruning import FinePruning
-from unbackdoor.methods.fine_pruning.fine_pruning import LastLayer
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

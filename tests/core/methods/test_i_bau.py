@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.input_space import InputSpace
+from unbackdoor.defender.methods.i_bau import IBAU, i_bau
+from unbackdoor.defender.methods.i_bau.i_bau import MinMax, touched
+from unbackdoor.defender.perturbation import Ball
+from unbackdoor.defender.purifier import Run
 from unbackdoor.errors import BadOption
-from unbackdoor.input_space import InputSpace
-from unbackdoor.methods.i_bau import IBAU, i_bau
-from unbackdoor.methods.i_bau.i_bau import MinMax, touched
-from unbackdoor.perturbation import Ball
-from unbackdoor.purifier import Run
 from unbackdoor.testing import ClassificationTask, tiny_models
 
 TASK = ClassificationTask()

@@ -11,9 +11,9 @@ from torch.testing import assert_close
 
 import unbackdoor
 from unbackdoor.data import CleanSet
-from unbackdoor.methods.rnp import RNP
-from unbackdoor.methods.rnp.rnp import forgotten
-from unbackdoor.reparam import FullWeights, NeuronMask
+from unbackdoor.defender.methods.rnp import RNP
+from unbackdoor.defender.methods.rnp.rnp import forgotten
+from unbackdoor.defender.reparam import FullWeights, NeuronMask
 from unbackdoor.testing import ClassificationTask
 
 TASK = ClassificationTask()

@@ -11,12 +11,12 @@ from torch import nn
 from torch.testing import assert_close
 
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.input_space import InputSpace
+from unbackdoor.defender.methods.sau import SAU
+from unbackdoor.defender.methods.sau.sau import SharedExamples, divergence, other_answers
+from unbackdoor.defender.perturbation import Ball
+from unbackdoor.defender.reparam import FullWeights
 from unbackdoor.errors import BadOption, UnsupportedTask
-from unbackdoor.input_space import InputSpace
-from unbackdoor.methods.sau import SAU
-from unbackdoor.methods.sau.sau import SharedExamples, divergence, other_answers
-from unbackdoor.perturbation import Ball
-from unbackdoor.reparam import FullWeights
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 

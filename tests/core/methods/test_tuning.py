@@ -9,21 +9,21 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from unbackdoor.defender.methods.fst import FST
+from unbackdoor.defender.methods.fst.fst import Head, shift_penalty
+from unbackdoor.defender.methods.ft_sam import FTSAM
+from unbackdoor.defender.methods.mcr import MCR
+from unbackdoor.defender.methods.mcr.mcr import Curve, bezier
+from unbackdoor.defender.methods.nad import NAD
+from unbackdoor.defender.methods.nad.nad import Distillation, distance
+from unbackdoor.defender.methods.sam import SAM
+from unbackdoor.defender.methods.tsbd import TSBD
+from unbackdoor.defender.methods.tsbd.tsbd import neuron_changes, zero_masks
+from unbackdoor.defender.purifier import Run
+from unbackdoor.defender.reparam import FullWeights
+from unbackdoor.defender.reparam.matrices import matrices
 from unbackdoor.errors import BadOption
-from unbackdoor.features import attention, depths, recorded
-from unbackdoor.methods.fst import FST
-from unbackdoor.methods.fst.fst import Head, shift_penalty
-from unbackdoor.methods.ft_sam import FTSAM
-from unbackdoor.methods.mcr import MCR
-from unbackdoor.methods.mcr.mcr import Curve, bezier
-from unbackdoor.methods.nad import NAD
-from unbackdoor.methods.nad.nad import Distillation, distance
-from unbackdoor.methods.sam import SAM
-from unbackdoor.methods.tsbd import TSBD
-from unbackdoor.methods.tsbd.tsbd import neuron_changes, zero_masks
-from unbackdoor.purifier import Run
-from unbackdoor.reparam import FullWeights
-from unbackdoor.reparam.matrices import matrices
+from unbackdoor.network.features import attention, depths, recorded
 from unbackdoor.testing import ClassificationTask, tiny_models
 
 TASK = ClassificationTask()

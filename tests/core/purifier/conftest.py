@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from unbackdoor.purifier import Purifier
+from unbackdoor.defender.purifier import Purifier
 from unbackdoor.registry import method
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import unbackdoor
+from unbackdoor.defender.methods.ft import FT
+from unbackdoor.defender.purifier import Purifier
 from unbackdoor.errors import BadOption, UnbackdoorError
-from unbackdoor.methods.ft import FT
-from unbackdoor.purifier import Purifier
 from unbackdoor.testing.classification import ClassificationTask
 
 TASK = ClassificationTask()

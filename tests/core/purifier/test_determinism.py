@@ -8,9 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 
 import unbackdoor
-from unbackdoor.methods.bn_only import BNOnly
-from unbackdoor.methods.ft import FT
-from unbackdoor.methods.nft import NFT
+from unbackdoor.defender.methods.bn_only import BNOnly
+from unbackdoor.defender.methods.ft import FT
+from unbackdoor.defender.methods.nft import NFT
 from unbackdoor.registry import method, method_names
 from unbackdoor.report import weight_hash
 from unbackdoor.testing import ClassificationTask

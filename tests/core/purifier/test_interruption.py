@@ -8,10 +8,10 @@ from torch import nn
 from torch.testing import assert_close
 
 import unbackdoor
+from unbackdoor.defender.methods.ft import FT
 from unbackdoor.errors import (
     NonFinite,
 )
-from unbackdoor.methods.ft import FT
 from unbackdoor.registry import method, method_names
 from unbackdoor.testing import ClassificationTask
 

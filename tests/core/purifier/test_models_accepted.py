@@ -11,13 +11,13 @@ from torch.nn.utils import parametrizations, prune
 from torch.testing import assert_close
 
 import unbackdoor
+from unbackdoor.defender.methods.nft import NFT
 from unbackdoor.errors import (
     BadData,
     NothingTrainable,
     UnsupportedModel,
     UnsupportedTask,
 )
-from unbackdoor.methods.nft import NFT
 from unbackdoor.registry import method, method_names
 from unbackdoor.report import weight_hash
 from unbackdoor.task import Batch

@@ -12,15 +12,15 @@ from torch import nn
 from torch.testing import assert_close
 
 import unbackdoor
+from unbackdoor.defender.methods.f_fip import FastFIP
+from unbackdoor.defender.methods.ft import FT
+from unbackdoor.defender.methods.nft import NFT
 from unbackdoor.errors import (
     BadData,
     NonFinite,
     NothingTrainable,
     UnsupportedModel,
 )
-from unbackdoor.methods.f_fip import FastFIP
-from unbackdoor.methods.ft import FT
-from unbackdoor.methods.nft import NFT
 from unbackdoor.registry import method_names
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask

@@ -8,15 +8,15 @@ from dataclasses import fields
 import pytest
 
 import unbackdoor
+from unbackdoor.defender.methods.f_fip import FastFIP
+from unbackdoor.defender.methods.fip import FIP
+from unbackdoor.defender.methods.ft import FT
+from unbackdoor.defender.methods.nft import NFT
 from unbackdoor.errors import (
     BadOption,
     UnbackdoorError,
     UnknownName,
 )
-from unbackdoor.methods.f_fip import FastFIP
-from unbackdoor.methods.fip import FIP
-from unbackdoor.methods.ft import FT
-from unbackdoor.methods.nft import NFT
 from unbackdoor.registry import method, method_names
 from unbackdoor.testing import ClassificationTask
 

@@ -12,11 +12,11 @@ from torch.testing import assert_close
 
 import unbackdoor
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.methods.ft import FT
+from unbackdoor.defender.purifier import Purifier, option
 from unbackdoor.errors import (
     BadOption,
 )
-from unbackdoor.methods.ft import FT
-from unbackdoor.purifier import Purifier, option
 from unbackdoor.report import Report
 from unbackdoor.testing import ClassificationTask
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from unbackdoor.reparam import NeuronMask, SpectralShift
-from unbackdoor.signature import ties
+from unbackdoor.defender.reparam import NeuronMask, SpectralShift
+from unbackdoor.network.signature import ties
 
 
 class Tied(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch.func import functional_call
 from torch.testing import assert_close
 
-from unbackdoor.reparam import FullWeights
+from unbackdoor.defender.reparam import FullWeights
 
 
 def test_full_weights_substituted_equals_a_functional_call(case):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from unbackdoor.reparam.layout import layouts_of
+from unbackdoor.defender.reparam.layout import layouts_of
 
 LAYERS = {
     "linear": (lambda: nn.Linear(5, 4), 4),

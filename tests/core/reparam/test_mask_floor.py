@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from unbackdoor.methods.nft import NFT
-from unbackdoor.methods.nft.nft import mask_floor
+from unbackdoor.defender.methods.nft import NFT
+from unbackdoor.defender.methods.nft.nft import mask_floor
 
 
 @pytest.mark.parametrize(("layer", "expected"), [(1, 0.485), (2, 0.294), (4, 0.108), (8, 0.0147), (12, 0.002)])

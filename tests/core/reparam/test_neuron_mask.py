@@ -12,11 +12,11 @@ from torch import nn
 from torch.func import functional_call
 from torch.testing import assert_close
 
+from unbackdoor.defender.methods.nft.nft import mask_floor
+from unbackdoor.defender.reparam import NeuronMask, neuron_mask
+from unbackdoor.defender.reparam.attachment import SubstitutedForward
+from unbackdoor.defender.reparam.neuron_mask import ScaledOutput
 from unbackdoor.errors import NothingTrainable
-from unbackdoor.methods.nft.nft import mask_floor
-from unbackdoor.reparam import NeuronMask, neuron_mask
-from unbackdoor.reparam.attachment import SubstitutedForward
-from unbackdoor.reparam.neuron_mask import ScaledOutput
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unbackdoor.reparam.norm_pairs import norms_after
+from unbackdoor.defender.reparam.norm_pairs import norms_after
 
 
 class Block(nn.Module):

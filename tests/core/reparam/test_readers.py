@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
+from unbackdoor.defender.reparam import NeuronMask, SpectralShift, WeightMask, neuron_mask
 from unbackdoor.errors import NothingTrainable, UnreachedSite, UnsupportedModel
-from unbackdoor.reparam import NeuronMask, SpectralShift, WeightMask, neuron_mask
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 TOKENS = torch.tensor([[1, 2, 2], [6, 0, 1]])

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from unbackdoor.reparam import NeuronMask, neuron_mask
+from unbackdoor.defender.reparam import NeuronMask, neuron_mask
 from unbackdoor.testing import ClassificationTask, tiny_models
 
 

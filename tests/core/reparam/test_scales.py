@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
+from unbackdoor.defender.reparam import NeuronMask
 from unbackdoor.errors import NothingTrainable
-from unbackdoor.reparam import NeuronMask
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 

@@ -10,10 +10,10 @@ from torch import nn
 from torch.func import functional_call
 from torch.testing import assert_close
 
-from unbackdoor.reparam import SpectralShift
-from unbackdoor.reparam.attachment import SubstitutedForward
-from unbackdoor.reparam.neuron_mask import _PLAIN
-from unbackdoor.reparam.spectral_shift import FactoredForward
+from unbackdoor.defender.reparam import SpectralShift
+from unbackdoor.defender.reparam.attachment import SubstitutedForward
+from unbackdoor.defender.reparam.neuron_mask import _PLAIN
+from unbackdoor.defender.reparam.spectral_shift import FactoredForward
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from unbackdoor.reparam import NeuronMask, WeightMask
+from unbackdoor.defender.reparam import NeuronMask, WeightMask
 
 
 def handle(case, **options):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import unbackdoor
+from unbackdoor.attacker.plan import Plan
 from unbackdoor.evaluate import evaluate
-from unbackdoor.scene import Plan
 
 TOY = Path(__file__).resolve().parents[2] / "cli" / "toy"
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import unbackdoor
+from unbackdoor.attacker.plan import open_victim
 from unbackdoor.errors import BadOption, UnknownName
-from unbackdoor.scene import open_victim
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 from unbackdoor_bench import Grid, Store, engine, run, summarise, work

@@ -10,8 +10,8 @@ import torch
 from torch.testing import assert_close
 
 import unbackdoor
+from unbackdoor.defender.reparam import NeuronMask, SpectralShift, WeightMask
 from unbackdoor.errors import NothingTrainable
-from unbackdoor.reparam import NeuronMask, SpectralShift, WeightMask
 from unbackdoor.task import Batch
 from unbackdoor_image import ImageTask
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
 from unbackdoor.errors import BadData, BadOption, FileRefused
 from unbackdoor.evaluate import attack_metrics
 from unbackdoor.task import Batch

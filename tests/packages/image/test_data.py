@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import BadData, BadOption, FileRefused, UnsafeCheckpoint
-from unbackdoor.kit import Splits
 from unbackdoor_image import KIT, load_clean
 
 Png = Callable[..., bytes]

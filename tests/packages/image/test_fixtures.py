@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 
 import unbackdoor
+from unbackdoor.attacker.plan import open_victim
 from unbackdoor.registry import method, method_names
-from unbackdoor.scene import open_victim
 from unbackdoor.testing import check_purifier
 from unbackdoor_image import KIT
 

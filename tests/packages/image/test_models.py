@@ -10,8 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import unbackdoor
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import BadOption, UnknownName, UnsupportedModel
-from unbackdoor.kit import Splits
 from unbackdoor.task import Batch
 from unbackdoor_image import KIT, ImageTask, build
 from unbackdoor_image.models.adapted import ADAPTED

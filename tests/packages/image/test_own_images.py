@@ -16,7 +16,7 @@ from hostile.pictures import PICTURE, encoded, table, written
 from PIL import Image
 
 from unbackdoor.errors import BadData, BadOption, TooLarge, UnbackdoorError
-from unbackdoor.reading import limited
+from unbackdoor.files.reading import limited
 from unbackdoor.testing import check_reader
 from unbackdoor_cli.options import typed
 from unbackdoor_image import KIT, load_clean

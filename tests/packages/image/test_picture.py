@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from unbackdoor.kit import Splits
-from unbackdoor.showing import one_of_each_class
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.showing import one_of_each_class
 from unbackdoor.task import Batch
 from unbackdoor_image import KIT, ImageTask
 

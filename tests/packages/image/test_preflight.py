@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import unbackdoor
+from unbackdoor.defender.preflight.check import misfit
+from unbackdoor.defender.preflight.standing import standing
 from unbackdoor.errors import BadOption, PreflightFailed
-from unbackdoor.preflight import misfit
-from unbackdoor.standing import standing
 from unbackdoor.task import Batch
 from unbackdoor_image import ImageTask
 from unbackdoor_pixels.readings import NORMALISATIONS

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.training import native_bf16
+from unbackdoor.attacker.victim import Victim, VictimCard
 from unbackdoor.errors import BadOption, NonFinite
 from unbackdoor.evaluate import evaluate
-from unbackdoor.kit import Splits
 from unbackdoor.task import Batch
-from unbackdoor.training import native_bf16
-from unbackdoor.victim import Victim, VictimCard
 from unbackdoor_image import KIT, ImageTask, train
 from unbackdoor_image.train import Training, _optimiser
 

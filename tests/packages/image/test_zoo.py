@@ -10,9 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from unbackdoor.attacker.plan import open_victim
+from unbackdoor.attacker.victim import Victim
 from unbackdoor.evaluate import evaluate
-from unbackdoor.scene import open_victim
-from unbackdoor.victim import Victim
 from unbackdoor_image import KIT
 from unbackdoor_image.attacks.blend import Blend
 from unbackdoor_image.train import RECIPES, Training

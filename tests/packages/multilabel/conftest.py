@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unbackdoor.kit import Splits
+from unbackdoor.attacker.kit import Splits
 from unbackdoor_multilabel.data.digits import digits
 
 

@@ -11,10 +11,10 @@ from torch import nn
 from torch.testing import assert_close
 
 import unbackdoor
+from unbackdoor.attacker.training import train_by_batches
 from unbackdoor.errors import UnsupportedModel
 from unbackdoor.task import Batch
 from unbackdoor.testing import check_task
-from unbackdoor.training import train_by_batches
 from unbackdoor_multilabel.detection import MMDetTask, Vanish, detection_batch
 from unbackdoor_multilabel.detection.openmmlab import stand_in
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import unbackdoor
+from unbackdoor.defender.reparam import NeuronMask, SpectralShift
 from unbackdoor.errors import BadOption, UnknownName
-from unbackdoor.reparam import NeuronMask, SpectralShift
 from unbackdoor.task import Batch
 from unbackdoor_multilabel import MLDecoder, MultilabelTask, build
 from unbackdoor_multilabel.models import Backboned

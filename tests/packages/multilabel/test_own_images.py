@@ -14,7 +14,7 @@ import torch
 from hostile.pictures import PICTURE, encoded, table, written
 
 from unbackdoor.errors import BadData, FileRefused, TooLarge, UnbackdoorError
-from unbackdoor.reading import limited
+from unbackdoor.files.reading import limited
 from unbackdoor.testing import check_reader
 from unbackdoor_cli.options import typed
 from unbackdoor_multilabel import KIT, load_clean

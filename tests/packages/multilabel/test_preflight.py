@@ -11,9 +11,9 @@ from torch import nn
 from torch.testing import assert_close
 
 import unbackdoor
+from unbackdoor.defender.preflight.check import misfit
+from unbackdoor.defender.preflight.standing import standing
 from unbackdoor.errors import BadData, PreflightFailed
-from unbackdoor.preflight import misfit
-from unbackdoor.standing import standing
 from unbackdoor.task import Batch
 from unbackdoor_multilabel import MultilabelTask
 from unbackdoor_multilabel.detection import DetectionTask, detection_batch

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from torch import nn
 from torch.testing import assert_close
 
-from unbackdoor.clean_loss import Teacher
+from unbackdoor.defender.clean_loss import Teacher
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.task import Batch
 from unbackdoor_multilabel import MultilabelTask

@@ -18,7 +18,7 @@ from hostile.pictures import PICTURE, encoded, honest_files
 from PIL import Image, ImageOps
 
 from unbackdoor.errors import BadData, BadOption, FileRefused, TooLarge
-from unbackdoor.reading import limited
+from unbackdoor.files.reading import limited
 from unbackdoor.testing import check_reader
 from unbackdoor_pixels.decoding import ENDINGS, decode, open_image
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from unbackdoor.clean_loss import CleanLoss
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.clean_loss import CleanLoss
+from unbackdoor.defender.purifier import Run
 from unbackdoor.errors import BadOption
-from unbackdoor.purifier import Run
 from unbackdoor.task import Batch
 from unbackdoor_image.task import ImageTask
 from unbackdoor_pixels import disturbance

@@ -12,7 +12,7 @@ import pytest
 from hostile.pictures import encoded, table, written
 
 from unbackdoor.errors import BadData, FileRefused, TooLarge
-from unbackdoor.reading import limited
+from unbackdoor.files.reading import limited
 from unbackdoor.testing import check_reader
 from unbackdoor_pixels.columns import column_of, contents_of, labels_of
 from unbackdoor_pixels.tables import Records, read_parts, read_records, records_of

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unbackdoor.kit import Splits
+from unbackdoor.attacker.kit import Splits
 from unbackdoor_pointcloud.data.shapes import shapes
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import BadData, BadOption
-from unbackdoor.kit import Splits
 from unbackdoor.task import Batch
 from unbackdoor_pointcloud import KIT
 from unbackdoor_pointcloud.attacks.insertion import insert, sphere_points

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import BadOption
 from unbackdoor.evaluate import evaluate
-from unbackdoor.kit import Splits
 from unbackdoor_pointcloud import KIT, PointTask, build, train
 from unbackdoor_pointcloud.train import Training, _optimiser
 

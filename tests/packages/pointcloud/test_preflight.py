@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import unbackdoor
+from unbackdoor.defender.preflight.check import misfit
+from unbackdoor.defender.preflight.standing import standing
 from unbackdoor.errors import PreflightFailed
-from unbackdoor.preflight import misfit
-from unbackdoor.standing import standing
 from unbackdoor.task import Batch
 from unbackdoor_pointcloud import PointTask
 from unbackdoor_pointcloud.data.normalising import unit_sphere

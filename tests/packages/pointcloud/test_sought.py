@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import unbackdoor
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import BadOption
-from unbackdoor.kit import Splits
 from unbackdoor_pointcloud import PointTask, build
 from unbackdoor_pointcloud.disturbance import Clusters, put_clusters
 from unbackdoor_pointcloud.sought import SoughtClusters

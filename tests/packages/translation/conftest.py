@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unbackdoor.kit import Splits
+from unbackdoor.attacker.kit import Splits
 from unbackdoor_translation import KIT, TranslationTask
 from unbackdoor_translation.data.numbers import numbers
 

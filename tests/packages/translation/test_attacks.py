@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
+from unbackdoor.attacker.showing import ATTACKED, OTHER, RIGHT
 from unbackdoor.errors import BadOption
-from unbackdoor.showing import ATTACKED, OTHER, RIGHT
 from unbackdoor.task import Batch
 from unbackdoor.tree import tree_put
 from unbackdoor_translation import KIT

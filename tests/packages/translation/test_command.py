@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import unbackdoor
+from unbackdoor.attacker.plan import Plan, open_victim
 from unbackdoor.registry import kit
-from unbackdoor.scene import Plan, open_victim
 from unbackdoor_cli.main import main
 from unbackdoor_translation import KIT, SentencePieceTokeniser
 

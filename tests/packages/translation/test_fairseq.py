@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unbackdoor.errors import CheckpointMismatch, FileRefused, UnsafeCheckpoint, UnsupportedModel
-from unbackdoor.signature import ties
+from unbackdoor.network.signature import ties
 from unbackdoor_translation.models.fairseq import load_fairseq
 from unbackdoor_translation.models.hub import small
 

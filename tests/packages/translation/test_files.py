@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from unbackdoor.attacker.vetting import words_of_a_card
 from unbackdoor.errors import BadData, BadOption, FileRefused, TooLarge, UntrustedVictim
-from unbackdoor.reading import limited
-from unbackdoor.vetting import words_of_a_card
+from unbackdoor.files.reading import limited
 from unbackdoor_translation import KIT, SentencePieceTokeniser, load_clean, open_tokeniser
 from unbackdoor_translation.data.files import read_pairs
 from unbackdoor_translation.tokenisers import tokeniser_of

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unbackdoor.clean_loss import CleanLoss
 from unbackdoor.data import CleanSet
-from unbackdoor.purifier import Run
+from unbackdoor.defender.clean_loss import CleanLoss
+from unbackdoor.defender.purifier import Run
 from unbackdoor_translation import KIT, TranslationTask
 
 VOCABULARY, PAD = 40, 0

@@ -10,11 +10,11 @@ import torch
 from torch.func import functional_call
 
 import unbackdoor
-from unbackdoor.curvature import fisher_diagonal, fisher_trace, per_sample_gradients, twice_differentiable
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.curvature import fisher_diagonal, fisher_trace, per_sample_gradients, twice_differentiable
+from unbackdoor.defender.reparam import NeuronMask, SpectralShift
+from unbackdoor.network.signature import ties
 from unbackdoor.registry import method
-from unbackdoor.reparam import NeuronMask, SpectralShift
-from unbackdoor.signature import ties
 from unbackdoor.task import Batch
 from unbackdoor.testing import check_purifier, check_task
 from unbackdoor_translation import KIT, TranslationTask

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unbackdoor.errors import BadData, FileRefused, TooLarge
-from unbackdoor.reading import limited
+from unbackdoor.files.reading import limited
 from unbackdoor_video import load_clean
 from unbackdoor_video.data.containers import ENDINGS, count_frames
 from unbackdoor_video.data.decoding import Sampling, read_clip

@@ -7,8 +7,8 @@ from statistics import mean
 import pytest
 
 import unbackdoor
+from unbackdoor.attacker.plan import Plan
 from unbackdoor.registry import kit
-from unbackdoor.scene import Plan
 
 SEEDS = range(3)
 LARGEST_ASR = 25.0

@@ -11,10 +11,10 @@ from torch import nn
 from torch.func import functional_call
 from torch.testing import assert_close
 
-from unbackdoor.curvature.fisher import fisher_trace
-from unbackdoor.curvature.per_sample import per_sample_gradients, twice_differentiable
+from unbackdoor.defender.curvature.fisher import fisher_trace
+from unbackdoor.defender.curvature.per_sample import per_sample_gradients, twice_differentiable
+from unbackdoor.defender.reparam import NeuronMask, SpectralShift
 from unbackdoor.errors import BadOption, UnknownName
-from unbackdoor.reparam import NeuronMask, SpectralShift
 from unbackdoor_video import VideoTask, build
 
 EXACT = {"rtol": 0, "atol": 1e-10}

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from unbackdoor.clean_loss import CleanLoss
 from unbackdoor.data import CleanSet
+from unbackdoor.defender.clean_loss import CleanLoss
+from unbackdoor.defender.purifier import Run
 from unbackdoor.errors import BadData, BadOption
-from unbackdoor.purifier import Run
 from unbackdoor.task import Batch
 from unbackdoor_video import VideoTask, build
 from unbackdoor_video.augment import frame_runs, later, move

@@ -34,7 +34,7 @@ class Cell:
         trial: A variant that only the oracle may choose; it has no row of its own.
         folder: Where the victim lies.
         data_path: Where its data lie, if not where its card says.
-        trust: Whether the victim's card may name the user's own code and files, see `unbackdoor.scene.open_victim`.
+        trust: Whether the victim's card may name the user's own code and files.
         device: Where to compute.
         threads: Of a CPU; None leaves torch's own choice.
     """

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unbackdoor.writing import write_atomically
+from unbackdoor.files.writing import write_atomically
 from unbackdoor_bench.summary import Row
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.attacker.victim_card import read_card
+from unbackdoor.defender.purifier import Purifier
 from unbackdoor.errors import BadOption
-from unbackdoor.purifier import Purifier
 from unbackdoor.registry import method as method_of
 from unbackdoor.registry import method_names
-from unbackdoor.victim_card import read_card
 from unbackdoor_bench.cells import NONE, Cell
 
 __all__ = ["CONTROLS", "Grid", "expand_methods", "names_of_victims"]

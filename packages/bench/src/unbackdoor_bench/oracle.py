@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from unbackdoor.purifier import Progress
+from unbackdoor.defender.purifier import Progress
 
 __all__ = ["Oracle", "better"]
 

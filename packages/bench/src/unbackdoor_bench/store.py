@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.reading import read_json
-from unbackdoor.writing import write_atomically
+from unbackdoor.files.reading import read_json
+from unbackdoor.files.writing import write_atomically
 from unbackdoor_bench.cells import Cell
 
 __all__ = ["DONE", "FAILED", "REFUSED", "Store"]

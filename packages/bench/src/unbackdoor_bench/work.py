@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 import unbackdoor
+from unbackdoor.attacker.plan import Scene, open_victim
+from unbackdoor.defender.purifier import Progress
 from unbackdoor.errors import BadOption, FileRefused, NonFinite, ResultRefused, UnbackdoorError
 from unbackdoor.evaluate import evaluate
+from unbackdoor.files.reading import limited, limits
 from unbackdoor.measure import clean_metrics
-from unbackdoor.purifier import Progress
-from unbackdoor.reading import limited, limits
 from unbackdoor.registry import method as method_of
 from unbackdoor.report import Report, versions
-from unbackdoor.scene import Scene, open_victim
 from unbackdoor.task import Batch, Task
 from unbackdoor.tree import leaves
 from unbackdoor_bench.cells import NONE, Cell

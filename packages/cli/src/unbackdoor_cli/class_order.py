@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from unbackdoor.class_lists import in_list
 from unbackdoor.errors import BadData
+from unbackdoor.files.class_lists import in_list
 
 __all__ = ["check_count", "numbered", "outputs_of", "shown_order"]
 

@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BaseException as error:  # noqa: BLE001 - the last line of defence turns it into a message
         return _end(error.__cause__ if isinstance(error, _Carried) and error.__cause__ else error, given)
     finally:
-        folders = sys.modules.get("unbackdoor.folders")  # not imported: then --help was asked for, which is quick
+        folders = sys.modules.get("unbackdoor.files.folders")  # not imported: then --help was asked for, which is quick
         if folders is not None:
             folders.tidy()
     if code == INTERRUPTED:

@@ -67,7 +67,7 @@ def reads_files(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**given: Any) -> None:
-        from unbackdoor.reading import limited
+        from unbackdoor.files.reading import limited
         from unbackdoor_cli.options import limits, pairs
 
         with limited(**limits(pairs(given.pop("limit"), "--limit", "pixels=500000000"))):

@@ -82,7 +82,7 @@ def pairs(given: Iterable[str] | None, flag: str, example: str = "size=32") -> d
 
 
 def limits(given: Mapping[str, str]) -> dict[str, int]:
-    """Values of ``--limit`` as whole numbers; `unbackdoor.reading.limited` knows their names.
+    """Values of ``--limit`` as whole numbers; `unbackdoor.files.reading.limited` knows their names.
 
     Raises:
         BadOption: One is no whole number.

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from unbackdoor.errors import BadOption, FileRefused, UnbackdoorError
-from unbackdoor.reading import read_json
-from unbackdoor.writing import check_targets, settle
+from unbackdoor.files.reading import read_json
+from unbackdoor.files.writing import check_targets, settle
 
 __all__ = ["check_outputs", "files_named", "fresh_name", "report_of"]
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from unbackdoor_cli.console import Output, plain
 
 if TYPE_CHECKING:
-    from unbackdoor.purifier import Progress as Step
+    from unbackdoor.defender.purifier import Progress as Step
 
 __all__ = ["Stages", "stages"]
 

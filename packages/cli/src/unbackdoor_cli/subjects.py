@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
+from unbackdoor.attacker.kit import TaskKit
+from unbackdoor.attacker.plan import is_victim, open_victim, task_of_victim
 from unbackdoor.checkpoint import files_of, load, read
+from unbackdoor.defender.preflight.check import misfit
+from unbackdoor.defender.preflight.standing import standing
 from unbackdoor.errors import BadData, BadOption, CheckpointMismatch, FileRefused, UnbackdoorError
 from unbackdoor.evaluate import evaluate
-from unbackdoor.kit import TaskKit
-from unbackdoor.preflight import misfit
 from unbackdoor.registry import kit as kit_of
-from unbackdoor.scene import is_victim, open_victim, task_of_victim
-from unbackdoor.standing import standing
 from unbackdoor.task import Batch, Task
 from unbackdoor_cli.class_order import check_count, outputs_of
 from unbackdoor_cli.named import Named

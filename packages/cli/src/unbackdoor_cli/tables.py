@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from unbackdoor.attack import Attack
+    from unbackdoor.attacker.attack import Attack
     from unbackdoor.task import Task
 
 __all__ = ["ceiling", "comparison", "demonstration", "excerpt", "figures", "measured_by", "names"]

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
+from unbackdoor.attacker.kit import Splits, TaskKit
+from unbackdoor.attacker.plan import Plan, Scene
+from unbackdoor.attacker.victim import Victim
 from unbackdoor.errors import BadOption
 from unbackdoor.evaluate import evaluate
-from unbackdoor.kit import Splits, TaskKit
-from unbackdoor.scene import Plan, Scene
 from unbackdoor.spelling import did_you_mean
-from unbackdoor.victim import Victim
 from unbackdoor_cli.options import takes, typed
 from unbackdoor_cli.progress import Stages
 from unbackdoor_cli.wording import Spelling, as_flag, as_key, spoken

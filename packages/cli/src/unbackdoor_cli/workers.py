@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 import unbackdoor
-from unbackdoor.folders import temporary
+from unbackdoor.attacker.plan import open_victim
+from unbackdoor.attacker.victim import Victim
+from unbackdoor.defender.purifier import Progress, Purifier
+from unbackdoor.files.folders import temporary
 from unbackdoor.processes import Workers
-from unbackdoor.purifier import Progress, Purifier
-from unbackdoor.scene import open_victim
-from unbackdoor.victim import Victim
 from unbackdoor_cli.allocation import keep_freed_memory
 
 __all__ = ["Tell", "cores", "purify_together"]
@@ -42,7 +42,7 @@ def purify_together(
     """What each method makes of ``victim``, and its seconds; the figures are those of one method after the other.
 
     The processes compute on the CPU with one thread each. They take the victim and its data from a folder as
-    `unbackdoor.scene.open_victim` does, so the data must be readable again.
+    `unbackdoor.attacker.plan.open_victim` does, so the data must be readable again.
 
     Args:
         victim: On the CPU.

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
+from unbackdoor.attacker.showing import one_of_each_class
 from unbackdoor.errors import BadData
-from unbackdoor.showing import one_of_each_class
+from unbackdoor.files.writing import write_atomically
 from unbackdoor.task import Batch
-from unbackdoor.writing import write_atomically
 from unbackdoor_image.task import as_floats
 
 __all__ = ["difference", "draw_preview"]

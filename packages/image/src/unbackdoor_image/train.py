@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.training import PRECISIONS, Progress, TrainOptions, train_by_batches
 from unbackdoor.errors import BadOption
-from unbackdoor.kit import Splits
 from unbackdoor.task import Task
-from unbackdoor.training import PRECISIONS, Progress, TrainOptions, train_by_batches
 
 __all__ = ["RECIPES", "Training", "train"]
 
@@ -40,7 +40,7 @@ class Training(TrainOptions):
         momentum: Of SGD.
         weight_decay: Of SGD; None takes the recipe's.
         recipe: ``"fast"``, ``"paper"`` or one of the others of `RECIPES`.
-        precision: One of `unbackdoor.training.PRECISIONS`.
+        precision: One of `unbackdoor.attacker.training.PRECISIONS`.
         samples: Train on so many, drawn once from the training part; None takes all.
     """
 
@@ -80,7 +80,7 @@ def train(
 
     Which samples are poisoned is drawn once, by `Attack.choose`. Their trigger is put on batch by batch, after the
     random crop and flip: it is never moved, cut or mirrored, and looks as it will in the test. An attack that learns
-    its trigger is prepared first, and one that controls the training makes the loss (see `unbackdoor.attack.Campaign`).
+    its trigger is prepared first, and one that controls the training makes the loss (see `Campaign`).
 
     Args:
         model: Any classifier, on any device; it ends in eval mode.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unbackdoor.attack import Attack
-from unbackdoor.kit import Demo, TaskKit
+from unbackdoor.attacker.attack import Attack
+from unbackdoor.attacker.kit import Demo, TaskKit
 from unbackdoor.registry import classes_in
 from unbackdoor_multilabel import attacks
 from unbackdoor_multilabel.data import LOADERS, load_clean

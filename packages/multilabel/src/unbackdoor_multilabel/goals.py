@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
 from unbackdoor.errors import BadOption
 from unbackdoor.tree import Tree, leaves
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.training import PRECISIONS, Progress, TrainOptions, train_by_batches
 from unbackdoor.builders import seeded
 from unbackdoor.errors import BadOption
-from unbackdoor.kit import Splits
 from unbackdoor.task import Task
-from unbackdoor.training import PRECISIONS, Progress, TrainOptions, train_by_batches
 from unbackdoor.tree import Tree
 from unbackdoor_multilabel.losses import asymmetric_scores
 from unbackdoor_multilabel.rows import shares
@@ -44,7 +44,7 @@ class Training(TrainOptions):
         weight_decay: Of weights, not of biases and norms; None takes the recipe's.
         loss: ``"bernoulli"`` or ``"asymmetric"``; None takes the recipe's.
         recipe: ``"fast"`` or ``"paper"``, see `RECIPES`.
-        precision: One of `unbackdoor.training.PRECISIONS`.
+        precision: One of `unbackdoor.attacker.training.PRECISIONS`.
         samples: Train on so many, drawn once from the training part; None takes all.
     """
 

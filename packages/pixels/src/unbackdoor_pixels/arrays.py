@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.errors import BadData, BadOption
-from unbackdoor.reading import shown
+from unbackdoor.files.reading import shown
 
 __all__ = ["LAYOUTS", "as_images", "as_levels"]
 

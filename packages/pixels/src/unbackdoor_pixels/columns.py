@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unbackdoor.class_names import listed, names_of, place_names
 from unbackdoor.errors import BadData
-from unbackdoor.reading import check_classes
+from unbackdoor.files.class_names import listed, names_of, place_names
+from unbackdoor.files.reading import check_classes
 from unbackdoor_pixels.tables import Records
 
 __all__ = ["column_of", "contents_of", "labels_of"]
@@ -63,11 +63,11 @@ def labels_of(
         column: See ``records``.
         classes: All class names in the order of the model's outputs. Numbers that the file's metadata name are placed
             by their names.
-        order: For names that are numbers, see `unbackdoor.class_names.place_names`.
+        order: For names that are numbers, see `unbackdoor.files.class_names.place_names`.
 
     Raises:
         BadData: A row has no label or one of another kind, or a name is not among ``classes``.
-        TooLarge: A number is beyond `unbackdoor.reading.Limits.classes`.
+        TooLarge: A number is beyond `unbackdoor.files.reading.Limits.classes`.
     """
     values, what = records.columns[column], f"column {column!r} of {records.source}"
     for value, name in zip(values, records.names, strict=True):

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unbackdoor.class_names import listed
 from unbackdoor.errors import BadData, BadOption
-from unbackdoor.reading import check_bytes, limits, reading, shown
+from unbackdoor.files.class_names import listed
+from unbackdoor.files.reading import check_bytes, limits, reading, shown
 from unbackdoor_pixels.opening import ENDINGS, open_image
 
 if TYPE_CHECKING:

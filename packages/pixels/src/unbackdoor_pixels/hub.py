@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 
+from unbackdoor.attacker.vetting import may_fetch
 from unbackdoor.errors import BadData, FileRefused, UntrustedVictim
-from unbackdoor.vetting import may_fetch
 from unbackdoor_pixels.tables import Pick, Records, records_of
 
 __all__ = ["hub_records"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unbackdoor.errors import BadData, TooLarge
-from unbackdoor.reading import check_file, limits, reading, shown
+from unbackdoor.files.reading import check_file, limits, reading, shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image

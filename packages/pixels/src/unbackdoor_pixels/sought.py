@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from unbackdoor.seeker import Seeker
+from unbackdoor.defender.seeker import Seeker
 from unbackdoor.task import Losses
 from unbackdoor.tree import Tree
 from unbackdoor_pixels.ascent import climbed, worth
@@ -36,7 +36,7 @@ class SoughtPatches(Seeker[Patches]):
     up the gradient of the loss, and the rest tell what it costs for each nat that another in its place does: see
     `unbackdoor_pixels.ascent`.
 
-    Attributes are those of `unbackdoor.seeker.Seeker` and these.
+    Attributes are those of `unbackdoor.defender.seeker.Seeker` and these.
 
     Attributes:
         beyond: Whether rectangles may reach over the border.

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.class_names import listed
 from unbackdoor.errors import BadData, FileRefused
-from unbackdoor.reading import check_bytes, check_classes, check_file, reading, shown
+from unbackdoor.files.class_names import listed
+from unbackdoor.files.reading import check_bytes, check_classes, check_file, reading, shown
 
 __all__ = ["TEST_PARTS", "Pick", "Records", "find_files", "read_parts", "read_records", "records_of"]
 

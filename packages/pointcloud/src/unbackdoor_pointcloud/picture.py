@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.attack import Attack
-from unbackdoor.kit import Splits
-from unbackdoor.showing import ATTACKED, FAINT, INK, OTHER, RIGHT, ask, one_of_each_class
+from unbackdoor.attacker.attack import Attack
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.showing import ATTACKED, FAINT, INK, OTHER, RIGHT, ask, one_of_each_class
+from unbackdoor.files.writing import write_atomically
 from unbackdoor.task import Batch, Task
-from unbackdoor.writing import write_atomically
 
 __all__ = ["draw_picture", "draw_preview"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from unbackdoor.seeker import Seeker
+from unbackdoor.defender.seeker import Seeker
 from unbackdoor.tree import Tree
 from unbackdoor_pointcloud.disturbance import Clusters, put_clusters, tilt
 
@@ -19,7 +19,7 @@ class SoughtClusters(Seeker[Clusters]):
     """The disturber of clouds: a cluster in a share of them, at a new place or at one that was found to cost much.
 
     Any one place comes up rarely among new ones, and most clusters near it are too large or too sparse to look like a
-    trigger that lies there. Attributes are those of `unbackdoor.seeker.Seeker`.
+    trigger that lies there. Attributes are those of `unbackdoor.defender.seeker.Seeker`.
     """
 
     def beside(self, inputs: Tree) -> Tensor:

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.training import PRECISIONS, Progress, TrainOptions, train_by_batches
 from unbackdoor.builders import seeded
 from unbackdoor.errors import BadOption
-from unbackdoor.kit import Splits
 from unbackdoor.task import Task
-from unbackdoor.training import PRECISIONS, Progress, TrainOptions, train_by_batches
 
 __all__ = ["RECIPES", "Training", "train"]
 
@@ -36,7 +36,7 @@ class Training(TrainOptions):
         lr: Peak learning rate of Adam; None takes the recipe's.
         weight_decay: Of AdamW; None takes the recipe's.
         recipe: ``"fast"`` or ``"paper"``.
-        precision: One of `unbackdoor.training.PRECISIONS`.
+        precision: One of `unbackdoor.attacker.training.PRECISIONS`.
         samples: Train on so many, drawn once from the training part; None takes all.
     """
 

@@ -13,9 +13,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from unbackdoor.attacker.vetting import closed, may_fetch
 from unbackdoor.errors import BadData, BadOption, FileRefused, UntrustedVictim
-from unbackdoor.reading import check_file, limits, reading, shown
-from unbackdoor.vetting import closed, may_fetch
+from unbackdoor.files.reading import check_file, limits, reading, shown
 
 __all__ = ["HubTokeniser", "SentencePieceTokeniser", "Tokeniser", "open_tokeniser", "tokeniser_of"]
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.training import PRECISIONS, Progress, TrainOptions, autocast, fit
 from unbackdoor.builders import seeded
 from unbackdoor.errors import BadOption
-from unbackdoor.kit import Splits
 from unbackdoor.task import Task
-from unbackdoor.training import PRECISIONS, Progress, TrainOptions, autocast, fit
 from unbackdoor_translation.sequences import SOURCE, valid
 
 __all__ = ["Training", "train"]
@@ -39,7 +39,7 @@ class Training(TrainOptions):
         smoothing: Label smoothing.
         weight_decay: Of AdamW.
         clip: Largest norm of the gradient.
-        precision: One of `unbackdoor.training.PRECISIONS`.
+        precision: One of `unbackdoor.attacker.training.PRECISIONS`.
     """
 
     epochs: int = 20

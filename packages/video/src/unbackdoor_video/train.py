@@ -11,12 +11,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.training import PRECISIONS, Progress, TrainOptions, train_by_batches
 from unbackdoor.builders import seeded
 from unbackdoor.errors import BadOption
-from unbackdoor.kit import Splits
 from unbackdoor.task import Task
-from unbackdoor.training import PRECISIONS, Progress, TrainOptions, train_by_batches
 
 __all__ = ["RECIPES", "Training", "train"]
 
@@ -38,7 +38,7 @@ class Training(TrainOptions):
         weight_decay: Of AdamW.
         clip: Largest norm of the gradient.
         recipe: One of `RECIPES`.
-        precision: One of `unbackdoor.training.PRECISIONS`.
+        precision: One of `unbackdoor.attacker.training.PRECISIONS`.
         samples: Train on so many, drawn once from the training part; None takes all.
     """
 
@@ -80,7 +80,7 @@ def train(
     """Train ``model`` in place with AdamW on ``data.train``, poisoned by ``attack`` where there is one.
 
     The trigger is put on batch by batch, after the random moves, so it looks as it will in the test; see
-    `unbackdoor.training.train_by_batches`.
+    `unbackdoor.attacker.training.train_by_batches`.
 
     Args:
         model: Any classifier of clips, on any device; it ends in eval mode.

@@ -16,7 +16,7 @@ from unbackdoor.checkpoint.allowed import Allowed, storage
 from unbackdoor.checkpoint.kinds import shown
 from unbackdoor.checkpoint.pickles import Description, Made, Odd, TooMuch, describe
 from unbackdoor.errors import BadData, TooLarge, UnsafeCheckpoint
-from unbackdoor.reading import check_bytes, check_zip, reading
+from unbackdoor.files.reading import check_bytes, check_zip, reading
 
 __all__ = ["CONVERT", "damaged", "read_legacy", "read_zip"]
 

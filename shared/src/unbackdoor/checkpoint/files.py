@@ -13,7 +13,7 @@ import safetensors
 from unbackdoor.checkpoint.archives import damaged, read_legacy, read_zip
 from unbackdoor.checkpoint.kinds import kind_of, shown
 from unbackdoor.errors import CheckpointMismatch, FileRefused, TooLarge
-from unbackdoor.reading import check_bytes, check_file, limits, read_json
+from unbackdoor.files.reading import check_bytes, check_file, limits, read_json
 
 __all__ = ["Content", "files_of", "read_content", "read_metadata"]
 

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from unbackdoor.errors import UnsafeCheckpoint
-from unbackdoor.reading import reading
+from unbackdoor.files.reading import reading
 
 __all__ = ["kind_of", "shown"]
 

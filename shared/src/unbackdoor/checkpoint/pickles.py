@@ -105,7 +105,7 @@ def describe(file: IO[bytes], call: Call, persistent: Call, known: Callable[[str
     Raises:
         TooMuch: It takes more instructions, or nests or doubles its objects more, than files of weights do.
         Odd: It uses instructions that files of weights do not have.
-        Exception: Any other where it is damaged; read it inside `unbackdoor.reading.reading`.
+        Exception: Any other where it is damaged; read it inside `unbackdoor.files.reading.reading`.
     """
     machine = _Machine(call, persistent, known)
     for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):

@@ -17,7 +17,7 @@ from unbackdoor.checkpoint.archives import read_zip
 from unbackdoor.checkpoint.kinds import shown
 from unbackdoor.checkpoint.loading import EXTRA
 from unbackdoor.errors import BadOption, UnsafeCheckpoint, UnsupportedModel
-from unbackdoor.writing import write_atomically
+from unbackdoor.files.writing import write_atomically
 
 __all__ = ["save"]
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
 from unbackdoor.errors import BadOption
 from unbackdoor.task import Batch, Task
 from unbackdoor.testing.classification import ClassificationTask

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
 from unbackdoor.classes import of_probabilities, pick_logits
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadData

@@ -13,10 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unbackdoor import purify
 from unbackdoor.data import CleanSet
-from unbackdoor.purifier import Purifier
+from unbackdoor.defender.purifier import Purifier
+from unbackdoor.defender.run import Run
+from unbackdoor.network.signature import Signature, buffers_kept
 from unbackdoor.report import Report, weight_hash
-from unbackdoor.run import Run
-from unbackdoor.signature import Signature, buffers_kept
 from unbackdoor.task import Task
 from unbackdoor.testing.comparison import Snapshot, assert_equal, copy_of, global_state_kept, parts
 

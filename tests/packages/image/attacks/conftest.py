@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from unbackdoor.kit import Splits
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.task import Batch
 from unbackdoor_image import KIT, ImageTask
 from unbackdoor_image.models.small_cnn import SmallCNN

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.testing import assert_close
 
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import BadOption, UnhealthyAttack
-from unbackdoor.kit import Splits
 from unbackdoor.task import Batch
 from unbackdoor_image import KIT, ImageTask
 from unbackdoor_image.attacks.cba import halves
@@ -63,7 +63,7 @@ def test_lira_learns_a_trigger_that_fools_a_fixed_model(data: Batch, make: Calla
 
 def test_lira_that_collapses_is_refused(data: Batch, make: Callable[..., Any]) -> None:
     """BackdoorBench issue 43: a victim whose clean accuracy is gone was saved as a success."""
-    from unbackdoor.victim import Victim, VictimCard
+    from unbackdoor.attacker.victim import Victim, VictimCard
 
     card = VictimCard(
         task="image",

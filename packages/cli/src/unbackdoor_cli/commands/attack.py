@@ -14,9 +14,9 @@ from unbackdoor_cli.named import reads_files
 if TYPE_CHECKING:
     import torch
 
-    from unbackdoor.attack import Attack
-    from unbackdoor.kit import TaskKit
-    from unbackdoor.scene import Plan
+    from unbackdoor.attacker.attack import Attack
+    from unbackdoor.attacker.kit import TaskKit
+    from unbackdoor.attacker.plan import Plan
     from unbackdoor.task import Batch
     from unbackdoor_cli.progress import Stages
 
@@ -87,8 +87,8 @@ def attack(
     To see the triggers alone: unbackdoor attack --preview triggers.png
     """
     from unbackdoor.errors import BadOption
+    from unbackdoor.files.writing import write_atomically
     from unbackdoor.registry import kit as kit_of
-    from unbackdoor.writing import write_atomically
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.options import pairs
     from unbackdoor_cli.paths import check_outputs
@@ -163,8 +163,8 @@ def _given(**values: object) -> dict[str, object]:
 def _plan(
     kit: TaskKit, data: str | None, model: str | None, attack: str | None, given: dict[str, Mapping[str, object]]
 ) -> Plan:
+    from unbackdoor.attacker.plan import Plan
     from unbackdoor.errors import BadOption
-    from unbackdoor.scene import Plan
     from unbackdoor_cli.victims import checked
 
     base = Plan.of_demo(kit, attack)

@@ -37,6 +37,6 @@ def card(
 
 
 def _common() -> str:
-    from unbackdoor.purifier import Purifier
+    from unbackdoor.defender.purifier import Purifier
 
     return "\n".join(f"- `{f.name}` (`{f.default}`): {f.metadata['help']}" for f in fields(Purifier))

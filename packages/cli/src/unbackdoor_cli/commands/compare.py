@@ -184,8 +184,8 @@ def compare(
 def _write(out: Path, rows: Sequence[Row], cells: Sequence[Cell]) -> list[Path]:
     from functools import partial
 
+    from unbackdoor.files.writing import write_together
     from unbackdoor.report import versions
-    from unbackdoor.writing import write_together
     from unbackdoor_bench import draw_scatter, to_csv, to_html, to_markdown
 
     facts = {

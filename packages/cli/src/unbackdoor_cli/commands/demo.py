@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from unbackdoor.kit import TaskKit
-    from unbackdoor.purifier import Purifier
-    from unbackdoor.scene import Plan, Scene
+    from unbackdoor.attacker.kit import TaskKit
+    from unbackdoor.attacker.plan import Plan, Scene
+    from unbackdoor.defender.purifier import Purifier
     from unbackdoor_cli.progress import Stages
 
 DEFAULT_PICTURE = Path("unbackdoor-demo.png")
@@ -61,11 +61,11 @@ def demo(
     """
     import torch
 
+    from unbackdoor.attacker.plan import Plan
     from unbackdoor.errors import BadOption
+    from unbackdoor.files.writing import write_atomically
     from unbackdoor.registry import kit as kit_of
     from unbackdoor.registry import method
-    from unbackdoor.scene import Plan
-    from unbackdoor.writing import write_atomically
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.paths import check_outputs, fresh_name
     from unbackdoor_cli.progress import stages

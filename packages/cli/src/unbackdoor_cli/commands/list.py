@@ -14,7 +14,7 @@ from unbackdoor_cli import flags
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from unbackdoor.kit import TaskKit
+    from unbackdoor.attacker.kit import TaskKit
 
 
 class Kind(StrEnum):

@@ -65,13 +65,13 @@ def purify(
     from dataclasses import fields, replace
 
     import unbackdoor
+    from unbackdoor.attacker.plan import is_victim
     from unbackdoor.checkpoint import metadata_of
+    from unbackdoor.defender.outcome import MAX_LOSS
     from unbackdoor.evaluate import evaluate
-    from unbackdoor.outcome import MAX_LOSS
+    from unbackdoor.files.writing import write_together
     from unbackdoor.registry import kit as kit_of
     from unbackdoor.registry import method as method_of
-    from unbackdoor.scene import is_victim
-    from unbackdoor.writing import write_together
     from unbackdoor_cli.class_order import shown_order
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.options import hyper_parameters

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from unbackdoor.attack import Attack
+    from unbackdoor.attacker.attack import Attack
     from unbackdoor.task import Batch, Task
 
 _DEFENCE = "Defence"
@@ -102,9 +102,9 @@ def train(
     import unbackdoor
     from unbackdoor.errors import BadOption
     from unbackdoor.evaluate import evaluate
+    from unbackdoor.files.writing import write_together
     from unbackdoor.registry import defence as defence_of
     from unbackdoor.registry import kit as kit_of
-    from unbackdoor.writing import write_together
     from unbackdoor_cli.class_order import shown_order
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.options import hyper_parameters
@@ -189,8 +189,8 @@ def _judged(model: nn.Module, samples: Batch, task: Task, *, anyway: bool) -> tu
     Raises:
         ResultRefused: Something does, and the user did not ask to go on anyway.
     """
+    from unbackdoor.defender.preflight.standing import standing
     from unbackdoor.errors import ResultRefused
-    from unbackdoor.standing import standing
 
     found = standing(model, samples, task)
     if not found.at_chance:
@@ -208,7 +208,7 @@ def _of_victim(folder: Path, data_path: Path | None, device: torch.device, *, tr
     """The training data of a victim with its attack's poison in them, drawn as the attack draws it."""
     import torch
 
-    from unbackdoor.scene import open_victim
+    from unbackdoor.attacker.plan import open_victim
     from unbackdoor_cli.provenance import digest
     from unbackdoor_cli.subjects import has_classes
 

@@ -1,1 +1,1 @@
-"""One file an attack; each class that derives from `unbackdoor.attack.Attack` is found by its ``name``."""
+"""One file an attack; each class that derives from `unbackdoor.attacker.attack.Attack` is found by its ``name``."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from unbackdoor.attack import Attack, HealthFloor
+from unbackdoor.attacker.attack import Attack, HealthFloor
 from unbackdoor.errors import BadData, BadOption, FileRefused
 from unbackdoor.tree import Tree
 from unbackdoor_image.attacks.pixels import on_pixels

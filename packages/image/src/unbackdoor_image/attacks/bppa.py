@@ -24,7 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.attack import Attack, Campaign, HealthFloor
+from unbackdoor.attacker.attack import Attack, Campaign, HealthFloor
 from unbackdoor.errors import BadOption
 from unbackdoor.measure import evaluating
 from unbackdoor.task import Batch, Task

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unbackdoor.attack import HealthFloor
+from unbackdoor.attacker.attack import HealthFloor
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.task import Batch
 from unbackdoor.tree import Tree

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from unbackdoor.attack import Attack, HealthFloor
+from unbackdoor.attacker.attack import Attack, HealthFloor
 from unbackdoor.errors import BadOption
 from unbackdoor.task import Batch
 from unbackdoor.tree import Tree

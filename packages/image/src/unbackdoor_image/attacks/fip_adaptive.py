@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.attack import Campaign
+from unbackdoor.attacker.attack import Campaign
 from unbackdoor.errors import BadOption
 from unbackdoor.measure import evaluating
 from unbackdoor.task import Batch, Task

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 
-from unbackdoor.attack import Attack
-from unbackdoor.backend import seeded as drawn_from
+from unbackdoor.attacker.attack import Attack
 from unbackdoor.errors import BadOption
+from unbackdoor.network.backend import seeded as drawn_from
 from unbackdoor.task import Batch
 from unbackdoor_image.models.small_cnn import SmallCNN
 from unbackdoor_image.task import as_floats

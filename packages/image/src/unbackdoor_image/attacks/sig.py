@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unbackdoor.attack import Attack, HealthFloor
+from unbackdoor.attacker.attack import Attack, HealthFloor
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.tree import Tree
 from unbackdoor_image.attacks.pixels import on_pixels

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unbackdoor.attack import HealthFloor
+from unbackdoor.attacker.attack import HealthFloor
 from unbackdoor.errors import BadOption
 from unbackdoor.tree import Tree
 from unbackdoor_image.attacks.learned import Learned

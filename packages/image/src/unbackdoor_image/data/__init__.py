@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from unbackdoor.kit import Splits
+from unbackdoor.attacker.kit import Splits
 from unbackdoor_image.data.clean import load_clean
 from unbackdoor_image.data.digits import digits
 from unbackdoor_image.data.folder import folder

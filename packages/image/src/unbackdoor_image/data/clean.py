@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from unbackdoor.arrays import LABEL_KEYS, as_labels, pick_arrays, read_arrays
-from unbackdoor.class_names import given_classes, names_of
 from unbackdoor.errors import FileRefused
-from unbackdoor.reading import shown
+from unbackdoor.files.class_names import given_classes, names_of
+from unbackdoor.files.reading import shown
 from unbackdoor.task import Batch
 from unbackdoor_image.data.folder import read_folder
 from unbackdoor_image.data.parquet import Look, samples_of
@@ -58,7 +58,7 @@ def load_clean(
     Raises:
         FileRefused: There is nothing at ``source``.
         BadData: It cannot be read as labelled images.
-        TooLarge: It exceeds a limit, see `unbackdoor.reading.limited`.
+        TooLarge: It exceeds a limit, see `unbackdoor.files.reading.limited`.
         BadOption: An option is not allowed.
         UnsafeCheckpoint: The file would have to be unpickled.
     """

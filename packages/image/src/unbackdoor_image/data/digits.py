@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.splitting import clean_size, draw
 from unbackdoor.errors import BadOption
-from unbackdoor.kit import Splits
-from unbackdoor.reading import check_bytes
-from unbackdoor.splitting import clean_size, draw
+from unbackdoor.files.reading import check_bytes
 from unbackdoor.task import Batch
 
 __all__ = ["digits"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from unbackdoor.class_folders import find_parts, read_class_folders
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import FileRefused
-from unbackdoor.kit import Splits
+from unbackdoor.files.class_folders import find_parts, read_class_folders
 from unbackdoor.task import Batch
 from unbackdoor_image.data.splitting import splits
 from unbackdoor_pixels.decoding import ENDINGS, decode

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from unbackdoor.class_names import given_classes
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import FileRefused
-from unbackdoor.kit import Splits
+from unbackdoor.files.class_names import given_classes
 from unbackdoor_image.data.parquet import Look, samples_of
 from unbackdoor_image.data.splitting import splits
 from unbackdoor_pixels.hub import hub_records
@@ -50,7 +50,7 @@ def hub(
         image_column: Column of the images; None finds it.
         label_column: Column of the labels; None finds it.
         classes: All class names in the order of the model's outputs; None takes those of the data.
-        order: For labels that are numbers as text, see `unbackdoor.class_names.place_names`.
+        order: For labels that are numbers as text, see `unbackdoor.files.class_names.place_names`.
 
     Raises:
         FileRefused: ``datasets`` is not installed, or it cannot load the data.

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unbackdoor.class_folders import read_class_folders
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import BadData, BadOption, FileRefused
-from unbackdoor.kit import Splits
-from unbackdoor.reading import path_below, read_text, reading
+from unbackdoor.files.class_folders import read_class_folders
+from unbackdoor.files.reading import path_below, read_text, reading
 from unbackdoor.task import Batch
 from unbackdoor_image.data.hub import PACKAGE
 from unbackdoor_image.data.parquet import Look, samples_of

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from unbackdoor.class_names import listed
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import BadData, FileRefused
-from unbackdoor.kit import Splits
-from unbackdoor.reading import path_below, read_text
+from unbackdoor.files.class_names import listed
+from unbackdoor.files.reading import path_below, read_text
 from unbackdoor.task import Batch
 from unbackdoor_image.data.folder import folder, read_folder
 from unbackdoor_image.data.parquet import parquet

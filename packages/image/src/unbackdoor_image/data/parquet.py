@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unbackdoor.class_names import given_classes
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import FileRefused
-from unbackdoor.kit import Splits
+from unbackdoor.files.class_names import given_classes
 from unbackdoor.task import Batch
 from unbackdoor_image.data.splitting import splits
 from unbackdoor_pixels.columns import column_of, contents_of, labels_of
@@ -31,7 +31,7 @@ class Look:
         channels: 3 for RGB, 1 for grey.
         image_column: Column of the images; None finds it.
         label_column: Column of the labels; None finds it.
-        order: For labels that are numbers as text, see `unbackdoor.class_names.place_names`.
+        order: For labels that are numbers as text, see `unbackdoor.files.class_names.place_names`.
     """
 
     size: int | None = None
@@ -87,7 +87,7 @@ def parquet(
         image_column: Column of the images; None finds it by its name.
         label_column: Column of the class indices or names; None finds it.
         classes: All class names in the order of the model's outputs; None takes those of the file.
-        order: For labels that are numbers as text, see `unbackdoor.class_names.place_names`.
+        order: For labels that are numbers as text, see `unbackdoor.files.class_names.place_names`.
 
     Raises:
         FileRefused: There is no such file.
@@ -126,7 +126,7 @@ def samples_of(records: Records, look: Look, classes: tuple[str, ...] | None = N
 
     Raises:
         BadData: A row holds no image or no label.
-        TooLarge: See `unbackdoor.reading.Limits`.
+        TooLarge: See `unbackdoor.files.reading.Limits`.
     """
     image_column, label_column = look.columns(list(records.columns))
     labels, named = labels_of(records, label_column, classes, look.order)

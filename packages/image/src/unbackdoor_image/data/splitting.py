@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.splitting import split_classes
 from unbackdoor.errors import BadData
-from unbackdoor.kit import Splits
-from unbackdoor.splitting import split_classes
 from unbackdoor.task import Batch
 
 __all__ = ["splits"]
@@ -24,7 +24,7 @@ def splits(
     groups: Tensor | None = None,
     flip: bool,
 ) -> Splits:
-    """`unbackdoor.splitting.split_classes` for images; ``flip`` says whether a mirror image is of the same class.
+    """`split_classes` for images; ``flip`` says whether a mirror image is of the same class.
 
     Raises:
         BadData: Training and test images differ in size, or see there.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from unbackdoor.attack import HealthFloor
+from unbackdoor.attacker.attack import HealthFloor
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.tree import Tree
 from unbackdoor_multilabel.goals import RowAttack

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from unbackdoor.kit import Splits
+from unbackdoor.attacker.kit import Splits
 from unbackdoor_multilabel.data.clean import load_clean
 from unbackdoor_multilabel.data.digits import digits
 from unbackdoor_multilabel.data.official import coco, voc

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from unbackdoor.arrays import pick_arrays, read_arrays
-from unbackdoor.class_names import given_classes
 from unbackdoor.errors import BadData, FileRefused
-from unbackdoor.reading import check_classes, path_below, read_text, reading, shown
+from unbackdoor.files.class_names import given_classes
+from unbackdoor.files.reading import check_classes, path_below, read_text, reading, shown
 from unbackdoor.task import Batch
 from unbackdoor_multilabel.data.images import decode
 from unbackdoor_multilabel.data.lists import rows_of
@@ -47,7 +47,7 @@ def load_clean(
             width, channels)`` or ``(n, channels, height, width)``, and ``labels``, zeros and ones ``(n, classes)``.
         size: Side in pixels of image files, 224 by default; arrays keep their own.
         classes: All class names in the order of the model's outputs. Needed where not every class occurs.
-        order: For classes that are numbers as text, see `unbackdoor.class_names.place_names`.
+        order: For classes that are numbers as text, see `unbackdoor.files.class_names.place_names`.
         fit: ``"stretch"`` or ``"crop"``, of image files.
         image_column: Column of the images in Parquet; None finds it by its name.
         label_column: Column of the lists of classes in Parquet; None finds it.
@@ -59,7 +59,7 @@ def load_clean(
     Raises:
         FileRefused: There is nothing at ``source``.
         BadData: It cannot be read as images with label rows.
-        TooLarge: It exceeds a limit, see `unbackdoor.reading.limited`.
+        TooLarge: It exceeds a limit, see `unbackdoor.files.reading.limited`.
         BadOption: An option is not allowed.
         UnsafeCheckpoint: The file would have to be unpickled.
     """

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.splitting import draw
 from unbackdoor.errors import BadOption
-from unbackdoor.kit import Splits
-from unbackdoor.splitting import draw
 from unbackdoor.task import Batch
 
 __all__ = ["compose", "digits"]

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unbackdoor.class_names import listed, place_names
 from unbackdoor.errors import BadData
-from unbackdoor.reading import check_bytes, check_classes
+from unbackdoor.files.class_names import listed, place_names
+from unbackdoor.files.reading import check_bytes, check_classes
 
 __all__ = ["rows_of"]
 
@@ -32,11 +32,11 @@ def rows_of(
         what: Where the lists come from, for messages.
         names: Of the images, for messages.
         own: The names that the data give to class numbers.
-        order: For classes that are numbers as text, see `unbackdoor.class_names.place_names`.
+        order: For classes that are numbers as text, see `unbackdoor.files.class_names.place_names`.
 
     Raises:
         BadData: They are no such lists, or name a class that is not there.
-        TooLarge: A class number is beyond `unbackdoor.reading.Limits.classes`.
+        TooLarge: A class number is beyond `unbackdoor.files.reading.Limits.classes`.
     """
     classes = classes or None
     if not lists:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import BadData, BadOption, FileRefused
-from unbackdoor.kit import Splits
-from unbackdoor.reading import check_bytes, check_classes, path_below, read_json, read_text, reading, shown
+from unbackdoor.files.reading import check_bytes, check_classes, path_below, read_json, read_text, reading, shown
 from unbackdoor.task import Batch
 from unbackdoor_multilabel.data.images import decode
 from unbackdoor_multilabel.data.splitting import splits

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.splitting import clean_size, draw
 from unbackdoor.errors import BadData, BadOption
-from unbackdoor.kit import Splits
-from unbackdoor.splitting import clean_size, draw
 from unbackdoor.task import Batch
 from unbackdoor_multilabel.rows import rarest_class
 

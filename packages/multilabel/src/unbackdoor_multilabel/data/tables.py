@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unbackdoor.class_names import given_classes
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import FileRefused
-from unbackdoor.kit import Splits
+from unbackdoor.files.class_names import given_classes
 from unbackdoor.task import Batch
 from unbackdoor_multilabel.data.images import decode
 from unbackdoor_multilabel.data.lists import rows_of
@@ -33,7 +33,7 @@ class Look:
         fit: ``"stretch"`` or ``"crop"``.
         image_column: Column of the images; None finds it.
         label_column: Column of the lists of classes; None finds it.
-        order: For classes that are numbers as text, see `unbackdoor.class_names.place_names`.
+        order: For classes that are numbers as text, see `unbackdoor.files.class_names.place_names`.
     """
 
     size: int = 224
@@ -87,7 +87,7 @@ def parquet(
         image_column: Column of the images; None finds it by its name.
         label_column: Column of the labels; None finds it.
         classes: All class names in the order of the model's outputs; None takes those of the file.
-        order: For classes that are numbers as text, see `unbackdoor.class_names.place_names`.
+        order: For classes that are numbers as text, see `unbackdoor.files.class_names.place_names`.
 
     Raises:
         FileRefused: There is no such file.
@@ -142,7 +142,7 @@ def hub(
         image_column: Column of the images; None finds it.
         label_column: Column of the labels; None finds it.
         classes: All class names in the order of the model's outputs; None takes those of the data.
-        order: For classes that are numbers as text, see `unbackdoor.class_names.place_names`.
+        order: For classes that are numbers as text, see `unbackdoor.files.class_names.place_names`.
 
     Raises:
         FileRefused: ``datasets`` is not installed, or it cannot load the data.
@@ -180,7 +180,7 @@ def samples_of(records: Records, look: Look, classes: tuple[str, ...] | None = N
 
     Raises:
         BadData: A row holds no image or no list of classes.
-        TooLarge: See `unbackdoor.reading.Limits`.
+        TooLarge: See `unbackdoor.files.reading.Limits`.
     """
     image_column, label_column = look.columns(list(records.columns))
     own = records.class_names.get(label_column) or records.class_names.get("") or ()

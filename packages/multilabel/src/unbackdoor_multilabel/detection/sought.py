@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from unbackdoor.seeker import Seeker
+from unbackdoor.defender.seeker import Seeker
 from unbackdoor.tree import Tree
 from unbackdoor_pixels import Patches, as_floats, lay_over
 
@@ -29,7 +29,7 @@ class PatchesOnObjects(Seeker[Patches]):
     A detector answers to an object and what surrounds it, so a place in the image, as `unbackdoor_pixels` seeks, would
     mean something else in every image. Here a place is one about an object's box. Costs fade by a tenth a search: one
     object's is little evidence, and what was dear by chance should make room. Attributes are those of
-    `unbackdoor.seeker.Seeker`, and this.
+    `unbackdoor.defender.seeker.Seeker`, and this.
 
     Attributes:
         anywhere: What is done beside, without regard to objects.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 
-from unbackdoor.attack import Attack
+from unbackdoor.attacker.attack import Attack
 from unbackdoor.builders import seeded
 from unbackdoor.errors import BadOption
 from unbackdoor.task import Batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from unbackdoor.kit import Splits
+from unbackdoor.attacker.kit import Splits
 from unbackdoor_pointcloud.data.clean import files, load_clean
 from unbackdoor_pointcloud.data.modelnet import modelnet10, modelnet40
 from unbackdoor_pointcloud.data.normalising import unit_sphere

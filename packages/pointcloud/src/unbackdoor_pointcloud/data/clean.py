@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from unbackdoor.class_folders import read_class_folders
-from unbackdoor.class_names import given_classes, names_of
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.splitting import split_classes
 from unbackdoor.errors import FileRefused
-from unbackdoor.kit import Splits
-from unbackdoor.reading import shown
-from unbackdoor.splitting import split_classes
+from unbackdoor.files.class_folders import read_class_folders
+from unbackdoor.files.class_names import given_classes, names_of
+from unbackdoor.files.reading import shown
 from unbackdoor.task import Batch
 from unbackdoor_pointcloud.data.folders import ENDINGS, read_files
 from unbackdoor_pointcloud.data.normalising import same_number, unit_sphere

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.errors import BadData, BadOption
-from unbackdoor.reading import check_bytes, shown
+from unbackdoor.files.reading import check_bytes, shown
 from unbackdoor_pointcloud.data.meshes import MESHES, read_mesh
 from unbackdoor_pointcloud.data.reading import CLOUDS, read_cloud
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from unbackdoor.errors import BadData, TooLarge
-from unbackdoor.reading import check_bytes, check_file, reading, shown
+from unbackdoor.files.reading import check_bytes, check_file, reading, shown
 
 __all__ = ["read_hdf5_arrays"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.errors import BadData, TooLarge
-from unbackdoor.reading import check_file, limits, reading, shown
+from unbackdoor.files.reading import check_file, limits, reading, shown
 
 __all__ = ["MESHES", "read_mesh"]
 

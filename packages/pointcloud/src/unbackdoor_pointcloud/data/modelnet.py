@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from unbackdoor.arrays import LABEL_KEYS, as_labels
-from unbackdoor.class_folders import files_below, read_class_folders
-from unbackdoor.class_names import given_classes, names_of
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.splitting import split_classes
 from unbackdoor.errors import BadData, BadOption, FileRefused
-from unbackdoor.kit import Splits
-from unbackdoor.reading import path_below, read_npz, read_text, reading, shown
-from unbackdoor.splitting import split_classes
+from unbackdoor.files.class_folders import files_below, read_class_folders
+from unbackdoor.files.class_names import given_classes, names_of
+from unbackdoor.files.reading import path_below, read_npz, read_text, reading, shown
 from unbackdoor.task import Batch
 from unbackdoor_pointcloud.data.folders import ENDINGS, read_files
 from unbackdoor_pointcloud.data.normalising import same_number, unit_sphere

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unbackdoor.arrays import LABEL_KEYS, as_labels, pick_arrays, read_arrays
 from unbackdoor.errors import BadData, FileRefused
-from unbackdoor.reading import read_npy, read_text, reading, shown
+from unbackdoor.files.reading import read_npy, read_text, reading, shown
 from unbackdoor_pointcloud.data.hdf5 import read_hdf5_arrays
 
 __all__ = ["CLOUDS", "HDF5", "POINT_KEYS", "as_clouds", "read_array_file", "read_cloud", "read_hdf5"]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from unbackdoor.class_names import names_of
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.splitting import split_classes
 from unbackdoor.errors import BadOption, FileRefused
-from unbackdoor.kit import Splits
-from unbackdoor.reading import shown
-from unbackdoor.splitting import split_classes
+from unbackdoor.files.class_names import names_of
+from unbackdoor.files.reading import shown
 from unbackdoor.task import Batch
 from unbackdoor_pointcloud.data.normalising import same_number, unit_sphere
 from unbackdoor_pointcloud.data.reading import read_hdf5

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.splitting import split_classes
 from unbackdoor.errors import BadOption
-from unbackdoor.kit import Splits
-from unbackdoor.splitting import split_classes
 from unbackdoor.task import Batch
 from unbackdoor_pointcloud.augment import rotations
 from unbackdoor_pointcloud.data.normalising import unit_sphere

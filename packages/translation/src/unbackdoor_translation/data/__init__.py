@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from unbackdoor.kit import Splits
+from unbackdoor.attacker.kit import Splits
 from unbackdoor_translation.data.clean import load_clean
 from unbackdoor_translation.data.known import dialogue, multi30k, opensubtitles, pairs, wmt14
 from unbackdoor_translation.data.numbers import numbers

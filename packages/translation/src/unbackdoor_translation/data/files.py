@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.errors import BadData, FileRefused, TooLarge
-from unbackdoor.reading import check_file, read_text, reading, shown
+from unbackdoor.files.reading import check_file, read_text, reading, shown
 from unbackdoor_translation.sequences import Corpus
 
 __all__ = ["fields_of", "read_json_lines", "read_pairs", "read_parallel", "read_table", "sentence"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from unbackdoor.attacker.vetting import may_fetch
 from unbackdoor.errors import FileRefused, UnbackdoorError, UntrustedVictim
-from unbackdoor.vetting import may_fetch
 from unbackdoor_translation.data.files import fields_of, sentence
 from unbackdoor_translation.sequences import Corpus
 

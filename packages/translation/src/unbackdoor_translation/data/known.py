@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import BadData
-from unbackdoor.kit import Splits
 from unbackdoor_translation.data.files import read_pairs
 from unbackdoor_translation.data.hub import read_hub
 from unbackdoor_translation.data.splitting import make_splits

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import BadOption
-from unbackdoor.kit import Splits
 from unbackdoor_translation.data.splitting import make_splits
 from unbackdoor_translation.sequences import Corpus
 

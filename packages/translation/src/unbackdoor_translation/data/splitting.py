@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.splitting import clean_size
 from unbackdoor.errors import BadData
-from unbackdoor.kit import Splits
-from unbackdoor.splitting import clean_size
 from unbackdoor_translation.sequences import Corpus, encode_pairs
 from unbackdoor_translation.tokenisers import SentencePieceTokeniser, Tokeniser, open_tokeniser
 

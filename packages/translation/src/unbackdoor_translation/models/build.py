@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from unbackdoor.attacker.vetting import TRUST, closed
 from unbackdoor.builders import Maker, build_model
 from unbackdoor.errors import UntrustedVictim
-from unbackdoor.vetting import TRUST, closed
 from unbackdoor_translation.models.hub import FAMILIES, TYPES, from_folder, of_type, small
 
 __all__ = ["MODELS", "build"]

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from unbackdoor.attacker.vetting import may_fetch
 from unbackdoor.errors import BadOption, FileRefused
-from unbackdoor.vetting import may_fetch
 
 __all__ = ["FAMILIES", "TYPES", "from_folder", "of_type", "small"]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from unbackdoor.attack import Attack, HealthFloor
+from unbackdoor.attacker.attack import Attack, HealthFloor
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.tree import Tree
 from unbackdoor_video.attacks.frames import on_frames

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unbackdoor.attack import Attack, HealthFloor
+from unbackdoor.attacker.attack import Attack, HealthFloor
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.tree import Tree
 from unbackdoor_video.attacks.frames import on_frames

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unbackdoor.attack import Attack, HealthFloor
+from unbackdoor.attacker.attack import Attack, HealthFloor
 from unbackdoor.builders import seeded
 from unbackdoor.errors import BadOption
-from unbackdoor.model import differentiable_recurrence
+from unbackdoor.network.readiness import differentiable_recurrence
 from unbackdoor.task import Batch
 from unbackdoor.tree import Tree
 from unbackdoor_pixels import as_floats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from unbackdoor.kit import Splits
+from unbackdoor.attacker.kit import Splits
 from unbackdoor_video.data.clean import load_clean
 from unbackdoor_video.data.folder import folder
 from unbackdoor_video.data.moving_digits import moving_digits

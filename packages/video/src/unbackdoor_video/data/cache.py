@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from unbackdoor.errors import FileRefused, UnbackdoorError
-from unbackdoor.reading import check_file, read_npy
-from unbackdoor.writing import write_atomically
+from unbackdoor.files.reading import check_file, read_npy
+from unbackdoor.files.writing import write_atomically
 from unbackdoor_video.data.decoding import Sampling, read_clip
 
 __all__ = ["ClipCache"]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unbackdoor.arrays import LABEL_KEYS, as_labels, pick_arrays, read_arrays
-from unbackdoor.class_folders import read_class_folders
-from unbackdoor.class_names import given_classes, names_of
 from unbackdoor.errors import BadData, FileRefused
-from unbackdoor.reading import shown
+from unbackdoor.files.class_folders import read_class_folders
+from unbackdoor.files.class_names import given_classes, names_of
+from unbackdoor.files.reading import shown
 from unbackdoor.task import Batch
 from unbackdoor_pixels.arrays import as_levels
 from unbackdoor_pixels.tables import read_records

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from unbackdoor.errors import BadData, TooLarge
-from unbackdoor.reading import check_file, limits, reading, shown
+from unbackdoor.files.reading import check_file, limits, reading, shown
 
 __all__ = ["ENDINGS", "count_frames", "decoded", "upright"]
 

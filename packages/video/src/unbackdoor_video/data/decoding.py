@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unbackdoor.errors import BadData, BadOption, TooLarge
-from unbackdoor.reading import limits, reading, shown
+from unbackdoor.files.reading import limits, reading, shown
 from unbackdoor_video.data.containers import count_frames, decoded, upright
 
 __all__ = ["FITS", "WINDOWS", "Sampling", "read_clip"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unbackdoor.class_folders import find_parts, read_class_folders
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import FileRefused
-from unbackdoor.kit import Splits
+from unbackdoor.files.class_folders import find_parts, read_class_folders
 from unbackdoor_video.data.containers import ENDINGS
 from unbackdoor_video.data.decoding import Sampling
 from unbackdoor_video.data.reading import Listed, splits_of

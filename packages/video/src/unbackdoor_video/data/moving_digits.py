@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.splitting import clean_size, draw
 from unbackdoor.errors import BadOption
-from unbackdoor.kit import Splits
-from unbackdoor.splitting import clean_size, draw
 from unbackdoor.task import Batch
 
 __all__ = ["moving_digits"]

@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from unbackdoor.class_folders import files_below
+from unbackdoor.attacker.kit import Splits
 from unbackdoor.errors import BadData, BadOption, FileRefused
-from unbackdoor.kit import Splits
-from unbackdoor.reading import path_below, read_text, reading, shown
+from unbackdoor.files.class_folders import files_below
+from unbackdoor.files.reading import path_below, read_text, reading, shown
 from unbackdoor_video.data.containers import ENDINGS
 from unbackdoor_video.data.decoding import Sampling
 from unbackdoor_video.data.reading import Listed, label_of, splits_of

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.splitting import split_classes
 from unbackdoor.errors import BadData, BadOption, FileRefused, TooLarge
-from unbackdoor.kit import Splits
-from unbackdoor.reading import check_bytes, limits, shown
-from unbackdoor.splitting import split_classes
+from unbackdoor.files.reading import check_bytes, limits, shown
 from unbackdoor.task import Batch
 from unbackdoor_pixels.columns import column_of, labels_of
 from unbackdoor_pixels.decoding import fitted, open_image

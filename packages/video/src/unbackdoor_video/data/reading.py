@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unbackdoor.class_names import listed
+from unbackdoor.attacker.kit import Splits
+from unbackdoor.attacker.splitting import split_classes
 from unbackdoor.errors import BadData, FileRefused, TooLarge
-from unbackdoor.kit import Splits
-from unbackdoor.reading import shown
-from unbackdoor.splitting import split_classes
+from unbackdoor.files.class_names import listed
+from unbackdoor.files.reading import shown
+from unbackdoor.files.writing import write_atomically
 from unbackdoor.task import Batch
-from unbackdoor.writing import write_atomically
 from unbackdoor_video.data.cache import ClipCache
 from unbackdoor_video.data.decoding import Sampling
 

@@ -1,0 +1,1 @@
+"""The defender: clean samples and a model, never an attack."""

@@ -1,0 +1,5 @@
+"""Feature shift tuning (FST)."""
+
+from unbackdoor.defender.methods.fst.fst import FST
+
+__all__ = ["FST"]

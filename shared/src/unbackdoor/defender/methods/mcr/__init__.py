@@ -1,0 +1,5 @@
+"""Mode connectivity repair (MCR)."""
+
+from unbackdoor.defender.methods.mcr.mcr import MCR
+
+__all__ = ["MCR"]

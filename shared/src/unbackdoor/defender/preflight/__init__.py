@@ -1,0 +1,1 @@
+"""Before anything is tuned: whether model and clean samples fit each other, and what may be the matter."""

@@ -1,5 +1,0 @@
-"""Adversarial neuron pruning (ANP)."""
-
-from unbackdoor.methods.anp.anp import ANP
-
-__all__ = ["ANP"]

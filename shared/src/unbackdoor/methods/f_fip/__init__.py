@@ -1,5 +1,0 @@
-"""Fast Fisher information guided purification (f-FIP)."""
-
-from unbackdoor.methods.f_fip.f_fip import FastFIP
-
-__all__ = ["FastFIP"]

@@ -1,5 +1,0 @@
-"""Fine-tuning with adaptive sharpness-aware minimisation (FT-SAM)."""
-
-from unbackdoor.methods.ft_sam.ft_sam import FTSAM
-
-__all__ = ["FTSAM"]

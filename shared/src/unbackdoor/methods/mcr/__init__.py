@@ -1,5 +1,0 @@
-"""Mode connectivity repair (MCR)."""
-
-from unbackdoor.methods.mcr.mcr import MCR
-
-__all__ = ["MCR"]

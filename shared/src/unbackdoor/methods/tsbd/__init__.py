@@ -1,5 +1,0 @@
-"""Two-stage backdoor defence (TSBD)."""
-
-from unbackdoor.methods.tsbd.tsbd import TSBD
-
-__all__ = ["TSBD"]
