@@ -18,12 +18,21 @@ from torch import nn
 
 import unbackdoor
 from unbackdoor.attacker.plan import open_victim
+from unbackdoor.attacker.vetting import check_options
 from unbackdoor.attacker.victim import Victim
 from unbackdoor.checkpoint import pickles, read
 from unbackdoor.defender.purifier import Purifier
-from unbackdoor.errors import FileRefused, TooLarge, UnbackdoorError, UnsafeCheckpoint, UnsupportedModel
+from unbackdoor.errors import (
+    FileRefused,
+    TooLarge,
+    UnbackdoorError,
+    UnsafeCheckpoint,
+    UnsupportedModel,
+    UntrustedVictim,
+)
 from unbackdoor.files.reading import check_zip, limited
 from unbackdoor.files.writing import check_targets
+from unbackdoor.network.answers import answered
 from unbackdoor.network.copying import copied, eager
 from unbackdoor.registry import kit as kit_of
 from unbackdoor.task import Batch
@@ -33,6 +42,8 @@ BYTES = call("_codecs.encode", text("abcde"), text("latin1"))
 DOUBLED = b")" + b"".join(b"q" + bytes([place]) + b"h" + bytes([place]) + b"\x86" for place in range(22))
 VIEW = row(text("v"), number(2), number(4))
 OLD = row(text("storage"), name("torch.FloatStorage"), text("0"), text("cpu"), number(4), VIEW) + b"Q"
+REBUILD = name("torch._utils._rebuild_tensor_v2")
+PARTS = row(stored("Float", 4), number(0), row(number(4)), row(number(1)), b"\x89", call("collections.OrderedDict"))
 ODD = {
     "a key that doubles": (b"}" + DOUBLED + b"Ns", "a key doubles itself"),
     "a list with a state": (name("builtins.list") + table() + b"b", "sets the state of something"),
@@ -49,7 +60,22 @@ ODD = {
     "an array that is called": (call("numpy.ndarray", row(number(9))), r"asks for numpy\.ndarray"),
     "a dictionary with a state": (call("collections.OrderedDict") + table(x=number(1)) + b"b", "fills a dict"),
     "a namespace of arguments": (call("argparse.Namespace", number(1)), r"asks for argparse\.Namespace"),
-    "a parameter of nothing": (call("torch._utils._rebuild_parameter", number(1)), r"_rebuild_parameter"),
+    "a parameter of nothing": (call("torch._utils._rebuild_parameter", number(1)), r"asks for torch\._utils"),
+    "a name that is not called": (name("os.getcwd"), r"asks for os\.getcwd"),
+    "a call beside a name": (row(name("os.getcwd"), call("os.system", text("x"))), r"asks for os\.system, which"),
+    "a list filled with keys": (b"]" + text("a") + number(1) + b"s", "fills something as a dict"),
+    "a storage of less than nothing": (stored("Float", -1), "no storage of a tensor"),
+    "a type that no tensor has": (
+        call("torch._tensor._rebuild_from_type_v2", name("collections.OrderedDict"), name("torch.Tensor"), row(), b"N"),
+        r"asks for torch\._tensor",
+    ),
+    "a tensor of another class": (
+        call("torch._tensor._rebuild_from_type_v2", REBUILD, name("torch.Size"), PARTS, b"N"),
+        r"asks for torch\._tensor",
+    ),
+    "a set of what doubles": (call("builtins.set", b"]" + DOUBLED + b"a"), "a key doubles itself"),
+    "a number of text": (call("builtins.complex", text("1")), r"asks for builtins\.complex"),
+    "a size below nothing": (call("torch.Size", row(number(-1))), r"asks for torch\.Size"),
 }
 
 
@@ -111,6 +137,61 @@ def test_shards_count_together(tmp_path):
     size = max((tmp_path / f"{place}.bin").stat().st_size for place in range(2))
     with limited(memory=size + 100), pytest.raises(TooLarge, match=r"index\.json declares"):
         read(tmp_path / "model.bin.index.json")
+
+
+def test_heads_are_looked_at_before_they_are_read(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 6 + bytes(2) + b"{" + bytes(50))
+    with pytest.raises(UnsafeCheckpoint, match="header does not fit its size"):
+        read(tmp_path / "model.safetensors")
+    monkeypatch.setattr("unbackdoor.checkpoint.files._HEADER", 10)
+    (tmp_path / "model.bin.index.json").write_text(json.dumps({"weight_map": {"x": "a.bin"}}))
+    with pytest.raises(TooLarge, match="index of shards may have 10"):
+        read(tmp_path / "model.bin.index.json")
+
+
+def test_outputs_that_the_labels_do_not_fit_are_no_candidates():
+    inputs, targets = torch.eye(4).repeat(10, 1), torch.arange(40) % 4
+
+    class Both(nn.Linear):
+        def forward(self, x):
+            logits = super().forward(x)
+            return logits[:, :2], logits
+
+    model = Both(4, 4, bias=False)
+    model.weight.data.copy_(5 * torch.eye(4))
+    with answered(model, ClassificationTask(), Batch(inputs, targets)) as notices:
+        assert model(inputs).shape == (40, 4)
+    assert len(notices) == 1
+
+
+def test_probabilities_that_the_task_itself_makes_are_left_alone():
+    class Likely(ClassificationTask):
+        def forward(self, model, inputs):
+            return model(inputs).softmax(1)
+
+    model, inputs = nn.Linear(4, 4).eval(), torch.rand(40, 4)
+    expected = model(inputs)
+    with answered(model, Likely(), Batch(inputs, torch.arange(40) % 4)) as notices:
+        assert torch.equal(model(inputs), expected)
+    assert notices == []
+
+
+def test_texts_of_a_card_are_plain_words():
+    def owner(*, kind: str = "a") -> None:
+        """Takes a text that names no file."""
+
+    check_options("a card", {"kind": "plain"}, owner, texts=("kind",))
+    with pytest.raises(UntrustedVictim, match="no plain word"):
+        check_options("a card", {"kind": "../x"}, owner, texts=("kind",))
+
+
+def test_files_of_a_victims_data_are_those_of_its_card(tmp_path):
+    write(tmp_path, honest("translation"))
+    (named,) = honest("translation").card["data_files"]
+    content = (tmp_path / named).read_bytes()
+    (tmp_path / named).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(FileRefused, match="is not the file that card"):
+        open_victim(tmp_path)
 
 
 def test_targets_are_refused_by_what_they_are(tmp_path):
