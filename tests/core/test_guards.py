@@ -6,7 +6,9 @@ import functools
 import hashlib
 import io
 import json
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pytest
@@ -352,3 +354,25 @@ def test_a_giant_model_is_refused_before_its_memory_is_taken(tmp_path, monkeypat
     write(tmp_path, honest("image").changed(model_options={"num_classes": 100_000}))
     with pytest.raises(TooLarge, match="model_options"):
         open_victim(tmp_path)
+
+
+def test_purifications_in_two_threads_take_turns():
+    """One that computed beside another would draw from its generator and with its kernels."""
+    inside, most = [], []
+
+    def watch(progress):
+        inside.append(1)
+        time.sleep(0.05)
+        most.append(len(inside))
+        inside.pop()
+
+    def work(seed):
+        inputs, targets = torch.eye(4).repeat(10, 1), torch.arange(40) % 4
+        model = nn.Linear(4, 4, bias=False)
+        model.weight.data.copy_(5 * torch.eye(4))
+        words = {"task": ClassificationTask(), "method": "ft", "steps": 3, "batch_size": 20, "seed": seed}
+        unbackdoor.purify(model, Batch(inputs, targets), watch=watch, **words)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(2)))
+    assert max(most) == 1
