@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import json
+import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from unbackdoor.attacker.plan import open_victim
 from unbackdoor.attacker.vetting import check_options
 from unbackdoor.attacker.victim import Victim
 from unbackdoor.checkpoint import pickles, read
+from unbackdoor.defender.methods.ft import FT
 from unbackdoor.defender.purifier import Purifier
 from unbackdoor.errors import (
     FileRefused,
@@ -360,18 +362,21 @@ def test_purifications_in_two_threads_take_turns():
     """One that computed beside another would draw from its generator and with its kernels."""
     inside, most = [], []
 
-    def watch(progress):
-        inside.append(1)
-        time.sleep(0.05)
-        most.append(len(inside))
-        inside.pop()
+    class Slow(ClassificationTask):
+        """Is inside while it looks at the samples, before anything is seeded, and while it tunes."""
+
+        def forward(self, model, inputs):
+            inside.append(threading.get_ident())
+            time.sleep(0.02)
+            most.append(len(set(inside)))
+            inside.remove(threading.get_ident())
+            return super().forward(model, inputs)
 
     def work(seed):
         inputs, targets = torch.eye(4).repeat(10, 1), torch.arange(40) % 4
         model = nn.Linear(4, 4, bias=False)
         model.weight.data.copy_(5 * torch.eye(4))
-        words = {"task": ClassificationTask(), "method": "ft", "steps": 3, "batch_size": 20, "seed": seed}
-        unbackdoor.purify(model, Batch(inputs, targets), watch=watch, **words)
+        FT(steps=3, batch_size=20).purify(model, Batch(inputs, targets), Slow(), seed=seed)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(work, range(2)))
