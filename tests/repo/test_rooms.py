@@ -23,7 +23,8 @@ def test_call_is_made_in_its_room_alone(call):
     strangers = [
         f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
         for path in SOURCES
-        if not path.as_posix().endswith(tuple(ROOMS[call])) and re.search(call, text := path.read_text(encoding="utf-8"))
+        if not path.as_posix().endswith(tuple(ROOMS[call]))
+        and re.search(call, text := path.read_text(encoding="utf-8"))
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Call) and re.fullmatch(call, ast.unparse(node.func))
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -226,6 +226,25 @@ class Task(ABC):
         mixed as they are may become the triple ``(a, b, lambda)``, two inputs of the batch's form and a float of shape
         ``(batch,)``; `forward` then mixes inside the model.
         """
+
+    def strong_augment(self, inputs: Tree, generator: torch.Generator, *, without: Collection[str] = ()) -> Tree:
+        """Each sample under a strong change that leaves its label as it is; here as they are.
+
+        `augment` is the weak augmentation beside it (terms of FixMatch, arXiv 2001.07685): a model that is imitated
+        reads that one alone, and the model that imitates it reads both.
+
+        Args:
+            inputs: Of a batch, mixed or not.
+            generator: Every draw comes from it.
+            without: Names of families of changes to leave out, for tasks that have several.
+
+        Returns:
+            A tree of the same form; integers may have become floats.
+
+        Raises:
+            BadOption: A family is unknown.
+        """
+        return inputs
 
     def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
         """Inputs with something in them that a sound model would overlook; here as they are.

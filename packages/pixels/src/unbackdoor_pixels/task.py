@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from unbackdoor_pixels.disturbance import disturbance, lay_over
 from unbackdoor_pixels.geometry import random_geometry
 from unbackdoor_pixels.readings import pixel_readings
 from unbackdoor_pixels.sought import SoughtPatches
+from unbackdoor_pixels.strong import strong
 from unbackdoor_pixels.values import as_floats, check_images
 
 __all__ = ["PixelTask"]
@@ -144,6 +145,15 @@ class PixelTask(Task):
             return Batch(pixels, batch.targets)
         mixed, partners, share = self.mix(pixels, generator, mix)
         return Batch(mixed, (batch.targets, batch.targets[partners], share))
+
+    def strong_augment(self, inputs: Tree, generator: torch.Generator, *, without: Collection[str] = ()) -> Tensor:
+        """One transform of torchvision for each sample, as floats: `unbackdoor_pixels.strong`.
+
+        Pixels that were normalised beforehand are brought to [0, 1] for it and back.
+        """
+        pixels = as_floats(self.pixels(inputs))
+        low, high = pixels.amin().clamp(max=0), pixels.amax().clamp(min=1)
+        return strong((pixels - low) / (high - low), generator, without=without) * (high - low) + low
 
     def disturb(self, inputs: Tree, generator: torch.Generator) -> Tensor:
         """Inputs with a random rectangle or a faint pattern over them: `unbackdoor_pixels.disturbance`.

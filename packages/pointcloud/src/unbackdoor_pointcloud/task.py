@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from unbackdoor_pointcloud.disturbance import disturbance
 from unbackdoor_pointcloud.meters import MeanClassAccuracy
 from unbackdoor_pointcloud.mixing import MIXTURES, mix_clouds
 from unbackdoor_pointcloud.sought import SoughtClusters
+from unbackdoor_pointcloud.strong import strong
 
 __all__ = ["LAYOUTS", "ROTATIONS", "PointTask", "clouds_of"]
 
@@ -113,6 +114,10 @@ class PointTask(ClassTask):
             return Batch(clouds, batch.targets)
         mixed, partners, shares = mix_clouds(clouds, generator, mix=mix, kind=self.mixture)
         return Batch(mixed, (batch.targets, batch.targets[partners], shares))
+
+    def strong_augment(self, inputs: Tree, generator: torch.Generator, *, without: Collection[str] = ()) -> Tensor:
+        """One change of each cloud: `unbackdoor_pointcloud.strong`."""
+        return strong(clouds_of(inputs), generator, without=without)
 
     def disturb(self, inputs: Tree, generator: torch.Generator) -> Tensor:
         """Clouds with a random cluster in them or tilted a little: `unbackdoor_pointcloud.disturbance`."""

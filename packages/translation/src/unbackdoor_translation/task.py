@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -182,6 +182,16 @@ class TranslationTask(Task):
     def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> dict[str, Tensor]:
         """What another model says at every place of the true prefix, see `unbackdoor_translation.imitation`."""
         return imitated(log_softmax(reference), targets, suspects, self.pad, per_token=self.per_token)
+
+    def strong_augment(self, inputs: Tree, generator: torch.Generator, *, without: Collection[str] = ()) -> Tree:
+        """A made-up word in some sources: there is one family, ``insertion``.
+
+        Raises:
+            BadOption: ``without`` names anything.
+        """
+        if set(without):
+            raise BadOption(f"without is {', '.join(sorted(without))}; the only strong change of text is insertion.")
+        return self.disturb(inputs, generator)
 
     def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
         """A made-up word (`insert_words`) in some sources, on either side of a mixture; clean text holds no trigger."""

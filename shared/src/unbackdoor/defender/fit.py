@@ -2,24 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from unbackdoor.data import CleanSet
-from unbackdoor.defender.purifier import Run
+from unbackdoor.defender.purifier import Purifier, Run, option
 from unbackdoor.defender.schedule import Schedule, learning_rate_factor
 from unbackdoor.errors import BadOption, NonFinite, UnsupportedModel
 from unbackdoor.network.gradients import NO_GRADIENT, slopes
 from unbackdoor.task import Batch
 
-__all__ = ["Objective", "finetune", "gradients"]
+__all__ = ["Fitted", "Objective", "finetune", "gradients"]
 
 Objective = Callable[[int, Batch], Tensor | Iterator[Tensor]]
 """``objective(step, batch)`` gives the scalar to minimise, or its terms one after the other: the graph of each is
 freed before the next is built. The batch is as drawn, not augmented."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted(Purifier):
+    """The options of a method that runs one optimisation, and that optimisation in one line.
+
+    A method declares anew those whose defaults are its own.
+    """
+
+    steps: int = option(200, "optimiser steps; epochs overrides them")
+    epochs: int | None = option(None, "passes over the samples that are tuned on, instead of steps")
+    batch_size: int = option(128, "samples a step")
+    lr: float = option(0.01, "peak learning rate")
+    optimiser: Literal["sgd", "adam"] = option("sgd", "sgd or adam")
+    momentum: float = option(0.9, "momentum of SGD, first-moment decay of Adam")
+    weight_decay: float = option(0.0, "L2 penalty inside the optimiser")
+    schedule: Schedule = option("one-cycle", "learning rate over the run: one-cycle, cosine, step or constant")
+    clip: float | None = option(None, "largest norm of the whole gradient; None for no bound")
+
+    def steps_for(self, clean: CleanSet) -> int:
+        """Optimiser steps for so many samples."""
+        if self.epochs is None:
+            return self.steps
+        if self.epochs < 1:
+            raise BadOption(f"epochs is {self.epochs}; it must be at least 1, or None for steps.")
+        return self.epochs * math.ceil(len(clean) / self.batch_size)
+
+    def fit(
+        self,
+        parameters: Iterable[Tensor],
+        objective: Objective,
+        clean: CleanSet,
+        run: Run,
+        *,
+        after_step: Callable[[], None] | None = None,
+        message: str = "purifying",
+    ) -> None:
+        """`finetune` with this method's options."""
+        finetune(
+            list(parameters),
+            objective,
+            clean,
+            run,
+            steps=self.steps_for(clean),
+            batch_size=self.batch_size,
+            lr=self.lr,
+            optimiser=self.optimiser,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            clip=self.clip,
+            after_step=after_step,
+            message=message,
+        )
 
 
 def finetune(

@@ -31,6 +31,7 @@ def check_task(task: Task, batch: Batch, model: nn.Module) -> None:
         assert leaves(outputs) and first_dim(outputs) == count, "forward must give tensors, batch first"
         _check_likelihood(task, batch, model, outputs)
         _check_augment(task, batch)
+        _check_strong_augment(task, batch, model)
         _check_mixing(task, batch, tree_map(Tensor.detach, outputs))
         _check_imitation(task, batch, tree_map(Tensor.detach, outputs))
         _check_mixed_forward(task, batch, model)
@@ -90,6 +91,18 @@ def _check_augment(task: Task, batch: Batch) -> None:
         assert first_dim(first.targets) == len(batch), f"augment(mix={mix}) must keep the number of targets"
         if mix == 0:
             assert_equal(first.targets, batch.targets, "augment(mix=0) must leave the targets as they are")
+
+
+def _check_strong_augment(task: Task, batch: Batch, model: nn.Module) -> None:
+    weak = task.augment(batch, generator(1), mix=1.0)
+    for given in (batch.inputs, weak.inputs):
+        first = task.strong_augment(given, generator(0))
+        torch.rand(1)
+        again = task.strong_augment(given, generator(0))
+        assert_equal(first, again, "strong_augment must draw from its generator alone: one seed, one result")
+        with torch.no_grad():
+            said = task.forward(model, first)
+        assert first_dim(said) == len(batch), "what strong_augment makes must be as many inputs of the same form"
 
 
 def _is_triple(inputs: Tree, count: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ from unbackdoor.tree import Tree
 from unbackdoor_multilabel.detection.boxes import AveragePrecisionOfBoxes, matches, pad_boxes, unpad_boxes
 from unbackdoor_multilabel.detection.sought import PatchesOnObjects
 from unbackdoor_pixels import as_floats, disturbance, lay_over, on_pixels
+from unbackdoor_pixels.strong import strong
 
 __all__ = ["DetectionTask", "detection_batch"]
 
@@ -126,6 +127,14 @@ class DetectionTask(Task):
         share = beta(mix, count, generator).to(device, torch.float32)
         other = {name: value[partners] for name, value in inputs.items()}
         return Batch((inputs, other, share), (batch.targets, batch.targets[partners], share))
+
+    def strong_augment(self, inputs: Tree, generator: torch.Generator, *, without: Collection[str] = ()) -> Tree:
+        """Images as in `unbackdoor_pixels.strong`, but for what would move or hide their objects."""
+        if isinstance(inputs, tuple | list):
+            first, second, share = inputs
+            return (*(self.strong_augment(one, generator, without=without) for one in (first, second)), share)
+        images = as_floats(inputs["images"])
+        return {**inputs, "images": strong(images, generator, without={*without, "geometry", "patch"})}
 
     def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
         """Inputs with a random rectangle or a faint pattern over their images: `unbackdoor_pixels.disturbance`."""
