@@ -54,7 +54,8 @@ class SDFT(Fitted):
         return self.bn == "update"
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        teacher = frozen_copy(model, shared=self.tune != "weights")
+        distil = self._distil(task, run)
+        teacher = frozen_copy(model, shared=self.tune != "weights") if distil > 0 else None
         without = self.without.split()
 
         def objective(step: int, batch: Batch) -> Tensor:
@@ -62,9 +63,9 @@ class SDFT(Fitted):
             weak = task.augment(batch, run.generator, mix=self.mixup)
             inputs = task.strong_augment(weak.inputs, run.generator, without=without) if self.strong else weak.inputs
             outputs = task.forward(model, inputs)
-            aims = [(1 - self.distil, weak.targets)] if self.distil < 1 else []
-            if self.distil > 0:
-                aims.append((self.distil, distillation_targets(teacher, task, weak).targets))
+            aims = [(1 - distil, weak.targets)] if distil < 1 else []
+            if teacher is not None:
+                aims.append((distil, distillation_targets(teacher, task, weak).targets))
             return torch.stack([share * task.loss(outputs, aim) for share, aim in aims]).sum()
 
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
@@ -81,6 +82,18 @@ class SDFT(Fitted):
             )
             handle.fold_()
         model.eval()
+
+    def _distil(self, task: Task, run: Run) -> float:
+        """``d``; 0 where there is nothing to be learned from the given model's answers."""
+        kind, why = type(task), None
+        if kind.imitate is Task.imitate:
+            why = "cannot turn a model's answers into targets"
+        elif not self.strong or kind.strong_augment is Task.strong_augment:
+            why = "changes no sample strongly, and to what it reads itself the given model has its answers already"
+        if why is None or self.distil == 0:
+            return self.distil
+        run.notice(f"task {task.name!r} {why}: the labels alone were asked for (distil=0).")
+        return 0.0
 
     def _handle(self, model: nn.Module, probe: Callable[[], object]) -> FullWeights | NeuronMask | SpectralShift:
         skip = self.skip.split()
