@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from unbackdoor.data import CleanSet
+from unbackdoor.data import CleanSet, GroupedBatch, floats_like, groups_of
 from unbackdoor.errors import BadData
+from unbackdoor.holding_out import parted
 from unbackdoor.task import Batch
 
 X, Y = torch.arange(30.0).reshape(10, 3), torch.arange(10) % 5
@@ -188,3 +190,75 @@ def test_split_leaves_something_on_both_sides(share, targets):
 def test_split_of_one_sample_is_refused():
     with pytest.raises(BadData, match="at least two"):
         split(torch.tensor([0]), 0.5)
+
+
+def film(count: int = 40, size: int = 4) -> CleanSet:
+    """Samples of two classes; ``size`` neighbours of one class are frames of one film."""
+    labels = torch.arange(count) // size % 2
+    return CleanSet(GroupedBatch.of(Batch(torch.arange(count).float(), labels), torch.arange(count) // size))
+
+
+def test_groups_are_indexed_moved_and_joined_with_the_samples() -> None:
+    clean = film()
+    assert clean.groups is not None
+    picked = clean.samples[torch.tensor([5, 39])]
+    assert groups_of(picked).tolist() == [1, 9]
+    assert groups_of(clean.samples[slice(3, 5)]).tolist() == [0, 1]
+    assert groups_of(clean.samples[clean.samples.targets == 1]).tolist() == [n // 4 for n in range(40) if n // 4 % 2]
+    assert clean.without([0, 1]).groups.tolist() == clean.groups.tolist()[2:]
+    assert clean.part(torch.tensor([7])).groups.tolist() == [1]
+    assert clean.to("cpu").measured(lambda inputs: None).groups is not None
+    assert next(clean.once(6)).groups.tolist() == [0, 0, 0, 0, 1, 1]
+    assert floats_like(clean.samples, torch.float64).groups.tolist() == clean.groups.tolist()
+    assert groups_of(Batch(torch.zeros(2), torch.zeros(2))) is None
+
+
+def test_joined_samples_without_a_group_stand_for_themselves() -> None:
+    joined = CleanSet.join([film(8).samples, Batch(torch.zeros(3), torch.zeros(3, dtype=torch.long))])
+    assert joined.groups.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, *range(10, 13)]
+    assert CleanSet.join([Batch(torch.zeros(2), torch.zeros(2))] * 2).groups is None
+
+
+@pytest.mark.parametrize("groups", [torch.zeros(3, dtype=torch.long), torch.zeros(40), torch.zeros(40, 1).long()])
+def test_groups_of_another_form_are_refused(groups: Tensor) -> None:
+    with pytest.raises(BadData, match="group"):
+        GroupedBatch.of(film().samples, groups)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_group_is_parted_by_a_split(seed: int) -> None:
+    clean = film(80)
+    tuned, held = clean.split(0.2, torch.Generator().manual_seed(seed), clean.samples.targets)
+    assert not set(tuned.groups.tolist()) & set(held.groups.tolist())
+    assert sorted([*tuned.samples.inputs.tolist(), *held.samples.inputs.tolist()]) == list(range(80))
+    assert set(tuned.samples.targets.tolist()) == set(held.samples.targets.tolist()) == {0, 1}
+    assert 8 <= len(held) <= 24
+
+
+def test_the_only_film_of_a_class_is_tuned_on() -> None:
+    clean = film(12, size=4)  # two films of class 0, one of class 1
+    for seed in range(5):
+        held = clean.held_out(0.4, torch.Generator().manual_seed(seed), clean.samples.targets)
+        assert set(clean.samples.targets[held].tolist()) == {0}
+
+
+def test_films_that_cannot_be_held_out_are_refused_in_plain_words() -> None:
+    with pytest.raises(BadData, match="all clean samples are of one group"):
+        film(4).held_out(0.5, torch.Generator(), None)
+    with pytest.raises(BadData, match="samples of every class are of one group"):
+        film(8).held_out(0.5, torch.Generator(), film(8).samples.targets)
+
+
+@pytest.mark.parametrize(("count", "groups", "sizes"), [(9, None, (6, 3)), (2, None, (1, 1)), (1, None, (1, 0))])
+def test_parts_have_the_share_that_was_asked_for(count: int, groups: Tensor | None, sizes: tuple[int, int]) -> None:
+    first, second = parted(count, 2 / 3, torch.Generator().manual_seed(0), groups)
+    assert (len(first), len(second)) == sizes
+    assert sorted([*first.tolist(), *second.tolist()]) == list(range(count))
+
+
+def test_parts_keep_groups_whole() -> None:
+    groups = torch.arange(12) // 3
+    first, second = parted(12, 0.5, torch.Generator().manual_seed(0), groups)
+    assert not set(groups[first].tolist()) & set(groups[second].tolist())
+    assert len(first) == len(second) == 6
+    assert len(parted(4, 0.5, torch.Generator().manual_seed(0), torch.zeros(4, dtype=torch.long))[1]) == 0

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from unbackdoor.attacker.splitting import clean_size, draw, hold_out, split_classes
+from unbackdoor.data import GroupedBatch, groups_of
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.task import Batch
 from unbackdoor.tree import leaves
@@ -71,3 +72,32 @@ def test_labels_without_a_name_and_sizes_without_sense_are_refused():
         with pytest.raises(BadOption, match="must lie in"):
             clean_size(10, default=0.1, **words)
     assert clean_size(10, None, None, 0.01) == 1
+
+
+def test_parts_carry_their_tracks_and_no_track_lies_in_two_of_them():
+    samples = numbered(400)
+    tracks = samples.inputs["number"] // 4 // 10  # 10 tracks of 10 frames in every class, counted anew in each
+    data = split(samples, clean_count=80, groups=tracks)
+    numbers = [groups_of(part) for part in (data.train, data.clean, data.test)]
+    assert [len(number) for number in numbers] == [len(part) for part in (data.train, data.clean, data.test)]
+    seen = [set(number.tolist()) for number in numbers]
+    assert not seen[0] & (seen[1] | seen[2])
+    assert not seen[1] & seen[2]
+    assert len(set().union(*seen)) <= 40
+    own = {(int(label), int(number)) for label, number in zip(data.clean.targets, numbers[1], strict=True)}
+    assert len(own) == len({number for _, number in own}), "tracks of two classes have two numbers"
+
+
+def test_speakers_of_several_classes_are_in_one_part_alone():
+    samples = numbered(400)
+    speakers = samples.inputs["number"] // 4 // 5  # 20 of them, each with five samples of every class
+    data = split(GroupedBatch.of(samples, speakers), clean_count=20)
+    seen = [set((part.inputs["number"] // 4 // 5).tolist()) for part in (data.train, data.clean, data.test)]
+    assert not seen[0] & (seen[1] | seen[2])
+    assert seen[0]
+
+
+def test_groups_that_leave_nothing_to_train_on_are_refused():
+    speakers = torch.arange(400) // 200
+    with pytest.raises(BadOption, match="none is left to train on"):
+        split(GroupedBatch.of(numbered(400), speakers), numbered(8), clean_count=40)

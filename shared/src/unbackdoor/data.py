@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,13 +12,58 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from unbackdoor.errors import BadData
+from unbackdoor.holding_out import held_out
 from unbackdoor.task import Batch
 from unbackdoor.tree import Tree, first_dim, leaves, tree_map
 
-__all__ = ["CleanSet"]
+__all__ = ["CleanSet", "GroupedBatch", "groups_of"]
 
 _DRAWN_AT_ONCE = 8
 """Batches; the fewer, the more random each is, the more, the more alike its samples are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupedBatch(Batch):
+    """Samples of which some are near copies: frames of one track, clips of one film, words of one speaker.
+
+    Attributes:
+        groups: A number for each sample, int64 of shape ``(n,)`` on the CPU. Samples of one number, whatever their
+            targets, are never parted: what is tuned on some of them says nothing of the others. None where every sample
+            stands for itself.
+    """
+
+    groups: Tensor | None = None
+
+    @classmethod
+    def of(cls, batch: Batch, groups: Tensor | None) -> GroupedBatch:
+        """The samples of ``batch`` with ``groups``.
+
+        Raises:
+            BadData: They are no whole numbers, or not one for each sample.
+        """
+        if groups is not None:
+            if groups.ndim != 1 or groups.is_floating_point() or groups.is_complex() or groups.dtype == torch.bool:
+                raise BadData(f"groups are {groups.dtype} of shape {tuple(groups.shape)}; give int64 of shape (n,).")
+            if len(groups) != len(batch):
+                raise BadData(f"got {len(batch)} samples but {len(groups)} groups; give one group for each sample.")
+            groups = groups.detach().cpu().long()
+        return cls(batch.inputs, batch.targets, batch.names, batch.classes, batch.notices, groups)
+
+    def __getitem__(self, index: Tensor | slice) -> GroupedBatch:
+        """The samples at ``index`` (integers, booleans or a slice), with their groups."""
+        groups = self.groups
+        if groups is not None:
+            groups = groups[index] if isinstance(index, slice) else groups[index.cpu()].reshape(-1)
+        return GroupedBatch.of(Batch.__getitem__(self, index), groups)
+
+    def to(self, device: torch.device | str) -> GroupedBatch:
+        """The same samples on ``device``; their groups stay on the CPU."""
+        return GroupedBatch.of(Batch.to(self, device), self.groups)
+
+
+def groups_of(batch: Batch) -> Tensor | None:
+    """Group of each sample, int64 of shape ``(n,)``; None where every sample stands for itself."""
+    return getattr(batch, "groups", None)
 
 
 class CleanSet:
@@ -36,7 +81,7 @@ class CleanSet:
             extents: What `Task.extents` says of them; `batches` are then drawn of samples of like extent.
 
         Raises:
-            BadData: There are none, or inputs and targets differ in number, or inputs hold NaN.
+            BadData: There are none, or inputs, targets and groups differ in number, or inputs hold NaN.
         """
         try:
             count, inputs = first_dim(samples.targets), first_dim(samples.inputs)
@@ -51,7 +96,8 @@ class CleanSet:
         for leaf in leaves(samples.inputs):
             if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
                 raise BadData("the clean inputs hold NaN or infinite values; remove those samples first.")
-        self.samples = samples
+        groups = groups_of(samples)
+        self.samples = samples if groups is None else GroupedBatch.of(samples, groups)
         self.extents = None if extents is None else extents.cpu()
 
     @classmethod
@@ -87,6 +133,11 @@ class CleanSet:
     def join(cls, batches: list[Batch]) -> CleanSet:
         """The samples of all ``batches``, trees of one form, one after the other."""
         return cls(_concatenate(batches))
+
+    @property
+    def groups(self) -> Tensor | None:
+        """Samples of one number are near copies, int64 of shape ``(n,)`` on the CPU; None: every one for itself."""
+        return groups_of(self.samples)
 
     def measured(self, extents: Callable[[Tree], Tensor | None]) -> CleanSet:
         """The same samples with their extents, of `Task.extents`."""
@@ -146,26 +197,12 @@ class CleanSet:
         return self.without(index.tolist()), self.part(index)
 
     def held_out(self, share: float, generator: torch.Generator, strata: Tensor | None = None) -> Tensor:
-        """Which samples to hold out: ``share`` (0 to 1) of them, group by group of ``strata``, in order.
-
-        Each part has at least one sample. A group of one sample stays in the tuning part.
+        """Which samples to hold out: see `unbackdoor.holding_out.held_out`; groups are held out as wholes.
 
         Raises:
-            BadData: There are fewer than two samples.
+            BadData: There are fewer than two samples, or all are of one group.
         """
-        count = len(self)
-        if count < 2:
-            raise BadData("a single clean sample cannot be split into tuning and holdout; give at least two.")
-        shuffled = torch.randperm(count, generator=generator, device=generator.device).cpu()
-        groups = torch.zeros(count, dtype=torch.long) if strata is None else strata.cpu().long()
-        held: list[Tensor] = []
-        for group in groups.unique():
-            members = shuffled[groups[shuffled] == group]
-            held.append(members[: min(len(members) - 1, round(share * len(members)))])
-        index = torch.cat(held)
-        if len(index) == 0:
-            index = shuffled[: max(1, min(count - 1, round(share * count)))]
-        return index.sort().values
+        return held_out(len(self), share, generator, strata, self.groups)
 
     def part(self, index: Tensor) -> CleanSet:
         """The samples at the positions ``index``, on the CPU."""
@@ -223,7 +260,16 @@ def _concatenate(batches: list[Batch]) -> Batch:
             return {key: join([tree[key] for tree in trees]) for key in trees[0]}
         return type(trees[0])(join([tree[i] for tree in trees]) for i in range(len(trees[0])))
 
-    return Batch(join([b.inputs for b in batches]), join([b.targets for b in batches]))
+    joined = Batch(join([b.inputs for b in batches]), join([b.targets for b in batches]))
+    groups = [groups_of(batch) for batch in batches]
+    if all(group is None for group in groups):
+        return joined
+    known, free = [group for group in groups if group is not None], len(joined)
+    first = 1 + max(int(group.max()) for group in known)  # samples without a group get numbers that none has
+    own = torch.arange(first, first + free).split([len(batch) for batch in batches])
+    return GroupedBatch.of(
+        joined, torch.cat([mine if group is None else group for group, mine in zip(groups, own, strict=True)])
+    )
 
 
 def floats_like(samples: Batch, dtype: torch.dtype) -> Batch:

@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
 from unbackdoor.attacker.kit import Splits
+from unbackdoor.data import groups_of
 from unbackdoor.errors import BadData, BadOption, FileRefused, UnsafeCheckpoint
 from unbackdoor_image import KIT, load_clean
 
@@ -95,6 +97,32 @@ def test_gtsrb_splits_by_track(tmp_path: Path, png: Png) -> None:
     assert splits.train.inputs.shape[1:] == (3, 32, 32)
     assert len(splits.classes) == 43
     assert splits.hints == {"flip": False}
+    clean, train = groups_of(splits.clean), groups_of(splits.train)
+    assert len(clean.unique()) == 43, "a track of each class, and tracks of two classes are two"
+    assert not set(clean.tolist()) & set(train.tolist())
+
+
+def test_gtsrb_of_torchvision_has_its_tracks_from_file_names(tmp_path: Path) -> None:
+    base = tmp_path / "gtsrb" / "GTSRB"
+    for label in (0, 1):
+        (base / "Training" / f"{label:05}").mkdir(parents=True)
+        for track in range(4):
+            for frame in range(5):
+                image = Image.fromarray(np.full((4, 4, 3), 50 * track, dtype=np.uint8))
+                image.save(base / "Training" / f"{label:05}" / f"{track:05}_{frame:05}.png")
+    (base / "Final_Test" / "Images").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(base / "Final_Test" / "Images" / "00000.png")
+    (tmp_path / "gtsrb" / "GT-final_test.csv").write_text("Filename;Width;ClassId\n00000.png;4;1\n")
+    splits = KIT.data["gtsrb"](path=tmp_path, clean_count=8, size=4)
+    clean, train = groups_of(splits.clean), groups_of(splits.train)
+    assert not set(clean.tolist()) & set(train.tolist())
+    for part in (splits.clean, splits.train):
+        own = {
+            (label, level // 50)
+            for label, level in zip(part.targets.tolist(), part.inputs[:, 0, 0, 0].tolist(), strict=True)
+        }
+        assert len(own) == len(groups_of(part).unique())
+    assert len(splits.train) == 30, "the frames of a held-out track beyond the clean set belong to neither part"
 
 
 def test_gtsrb_keeps_three_percent_clean_as_in_fip(tmp_path: Path, png: Png) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from unbackdoor.data import groups_of
 from unbackdoor.errors import BadData, BadOption, FileRefused
 from unbackdoor_video.data import LOADERS, load_clean
 from unbackdoor_video.data.moving_digits import moving_digits
@@ -83,6 +84,9 @@ def test_ucf101_follows_its_split_files_and_keeps_films_together(video, tmp_path
         for part in (data.train, data.clean)
     ]
     assert not films[0] & films[1]
+    groups = [groups_of(part) for part in (data.train, data.clean)]
+    assert [len(group.unique()) for group in groups] == list(map(len, films)), "films are counted anew in each class"
+    assert not set(groups[0].tolist()) & set(groups[1].tolist())
     with pytest.raises(BadOption, match="split is 4"):
         LOADERS["ucf101"](path=tmp_path, split=4)
     (tmp_path / "UCF-101" / "Archery" / "v_Archery_g02_c01.avi").unlink()

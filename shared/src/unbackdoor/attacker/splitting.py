@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.attacker.kit import Splits
+from unbackdoor.data import GroupedBatch, groups_of
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.task import Batch
 
@@ -79,6 +80,23 @@ def hold_out(
     return keep.nonzero().flatten(), torch.cat(chosen).sort().values
 
 
+def _apart(samples: Batch, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`hold_out` with the samples' own groups, which may be of several classes: none has samples in both parts."""
+    groups = groups_of(samples)
+    kept, held = hold_out(samples.targets, count, generator, groups)
+    if groups is not None:
+        kept = kept[~torch.isin(groups[kept], groups[held])]
+        if not len(kept):
+            raise BadOption(f"{count} samples have some of every group, so none is left to train on; ask for fewer.")
+    return kept, held
+
+
+def _by_class(labels: Tensor, groups: Tensor) -> Tensor:
+    """One number for each pair of class and group: tracks and films are counted anew in every class."""
+    numbers: Tensor = torch.stack([labels, groups], 1).unique(dim=0, return_inverse=True)[1]
+    return numbers
+
+
 def _quotas(labels: Tensor, count: int) -> list[tuple[int, int]]:
     """Every class with its number of ``count``, by the largest remainder."""
     classes, sizes = labels.unique(return_counts=True)
@@ -126,7 +144,8 @@ def split_classes(
         clean_count: Their number instead.
         default_share: See ``clean_share``.
         test_share: See ``test``.
-        groups: See `hold_out`.
+        groups: Samples of one class with one number here are near copies, see `hold_out`; parts carry them, each class
+            with numbers of its own (`GroupedBatch`). None takes those of ``train``, where it has some.
         hints: See `Splits`.
         attack_hints: See `Splits`.
 
@@ -144,14 +163,14 @@ def split_classes(
     lowest, highest = min(int(part.min()) for part in parts), max(int(part.max()) for part in parts)
     if highest >= len(classes) or lowest < 0:
         raise BadData(f"labels reach from {lowest} to {highest}, but there are {len(classes)} class names.")
+    if groups is not None:
+        groups = _by_class(labels, groups.cpu().long())
+        train = GroupedBatch.of(train, groups)
     if test is None:
-        tested = draw(labels, min(len(labels) - 2, max(1, round(test_share * len(labels)))), generator)
-        rest = torch.ones(len(labels), dtype=torch.bool)
-        rest[tested] = False
+        number = min(len(labels) - 2, max(1, round(test_share * len(labels))))
+        rest, tested = _apart(train, number, generator)
         test, train = train[tested], train[rest]
-        groups = None if groups is None else groups[rest]
-    count = clean_size(len(train), clean_share, clean_count, default_share)
-    kept, held = hold_out(train.targets, count, generator, groups)
+    kept, held = _apart(train, clean_size(len(train), clean_share, clean_count, default_share), generator)
     return Splits(
         train=train[kept],
         clean=train[held],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from unbackdoor_pixels.tables import Records, find_files, read_records
 
 __all__ = ["cifar10", "gtsrb"]
 
+_TRACK = re.compile(r"(?:^|/)(\d{1,18})_\d+\.[a-z]+$", re.IGNORECASE)
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _GTSRB = (
     *(f"limit {speed}" for speed in (20, 30, 50, 60, 70, 80)),
@@ -79,8 +82,9 @@ def gtsrb(
 ) -> Splits:
     """German traffic signs, ``uint8``: the clean set is held out from the official training part.
 
-    The training images are tracks of 30 near copies. Where the file has a column ``track``, whole tracks are held out
-    and their remaining frames left out of the training, so that the defender's images were not seen.
+    The training images are tracks of 30 near copies, which the file has in its column ``track`` or in the names of its
+    images (``00000_00012.png``: the track, then the frame). Whole tracks are held out and their remaining frames left
+    out of the training, so that the defender's images were not seen; the samples carry their tracks as groups.
 
     Args:
         seed: Of the clean set.
@@ -102,6 +106,7 @@ def gtsrb(
     if (Path(path) / "gtsrb").is_dir():
         root = Path(path) / "gtsrb"
         train, test = _gtsrb_folders(root / "GTSRB" / "Training", size), _gtsrb_list(root, size)
+        groups = _tracks_by_name(train.names or ())
     else:
         look = Look(size)
         parts = _parts(path, "gtsrb", "", look, "track")
@@ -152,6 +157,12 @@ def _tracks(records: Records) -> Tensor | None:
     if not all(type(track) is int and 0 <= track < 2**63 for track in tracks):
         raise BadData(f"column 'track' of {records.source} must hold a whole number from 0 for each image.")
     return torch.tensor(tracks, dtype=torch.int64)
+
+
+def _tracks_by_name(names: Sequence[str]) -> Tensor | None:
+    """Track of each image of one class, told by its name; None where a name tells none."""
+    found = [_TRACK.search(name) for name in names]
+    return torch.tensor([int(one[1]) for one in found if one]) if found and all(found) else None
 
 
 def _torchvision_cifar10(root: Path, train: bool) -> Batch:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unbackdoor.attacker.kit import Splits
 from unbackdoor.attacker.splitting import split_classes
+from unbackdoor.data import GroupedBatch, groups_of
 from unbackdoor.errors import BadData, FileRefused, TooLarge
 from unbackdoor.files.class_names import listed
 from unbackdoor.files.reading import shown
@@ -35,7 +36,7 @@ class Listed:
     Attributes:
         paths: Of the videos.
         labels: A class index for each.
-        groups: A number for each; videos of one class with one number are cut from one film. Empty where unknown.
+        groups: A number for each; videos with one number are cut from one film. Empty where unknown.
     """
 
     paths: list[Path] = field(default_factory=list)
@@ -166,7 +167,7 @@ def splits_of(
     if mapped and cache is None:
         raise FileRefused("mapped=True keeps clips in files of the cache; give cache=FOLDER too.")
     drawn = split_classes(
-        _numbered(train, 0),
+        GroupedBatch.of(_numbered(train, 0), torch.tensor(train.groups) if train.groups else None),
         None if test is None else _numbered(test, len(train)),
         classes,
         seed=seed,
@@ -174,7 +175,6 @@ def splits_of(
         clean_count=clean_count,
         default_share=0.05,
         test_share=test_share,
-        groups=torch.tensor(train.groups) if train.groups else None,
         hints=hints,
     )
     kept = ClipCache(cache)
@@ -185,7 +185,8 @@ def splits_of(
         chosen = [paths[number] for number in numbers.tolist()]
         place = kept.folder / _part_name(name, chosen, how) if mapped and kept.folder is not None else None
         named = tuple(shown(f"{path.parent.name}/{path.name}") for path in chosen)
-        parts[name] = Batch(decode(chosen, how, kept, place), getattr(drawn, name).targets, named, classes, notices)
+        clips = Batch(decode(chosen, how, kept, place), getattr(drawn, name).targets, named, classes, notices)
+        parts[name] = GroupedBatch.of(clips, groups_of(getattr(drawn, name)))
     return replace(drawn, train=parts["train"], clean=parts["clean"], test=parts["test"], classes=classes)
 
 
