@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -38,8 +38,14 @@ class Fitted(Purifier):
     optimiser: Literal["sgd", "adam"] = option("sgd", "sgd or adam")
     momentum: float = option(0.9, "momentum of SGD, first-moment decay of Adam")
     weight_decay: float = option(0.0, "L2 penalty inside the optimiser")
-    schedule: Schedule = option("one-cycle", "learning rate over the run: one-cycle, cosine, step or constant")
+    schedule: Schedule = option("one-cycle", "learning rate: one-cycle, cosine, step, exponential or constant")
+    gamma: float = option(0.1, "factor of the learning rate: step, at 80 % of the run; exponential, after each epoch")
     clip: float | None = option(None, "largest norm of the whole gradient; None for no bound")
+
+    @classmethod
+    def make(cls, preset: str | None = None, **options: Any) -> Self:
+        """As `Configured.make`; ``steps`` that are given stand against the ``epochs`` of a preset."""
+        return super().make(preset, **({"epochs": None} if "steps" in options else {}) | options)
 
     def steps_for(self, clean: CleanSet) -> int:
         """Optimiser steps for so many samples."""
@@ -72,6 +78,7 @@ class Fitted(Purifier):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             schedule=self.schedule,
+            gamma=self.gamma,
             clip=self.clip,
             after_step=after_step,
             message=message,
@@ -90,6 +97,7 @@ def finetune(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     schedule: Schedule = "one-cycle",
+    gamma: float = 0.1,
     clip: float | None = None,
     optimiser: Literal["sgd", "adam"] = "sgd",
     after_step: Callable[[], None] | None = None,
@@ -112,6 +120,7 @@ def finetune(
         momentum: Of SGD; the first-moment decay of Adam.
         weight_decay: L2 penalty inside the optimiser.
         schedule: See `learning_rate_factor`.
+        gamma: Of some schedules.
         clip: Largest norm of the whole gradient; None for no limit.
         optimiser: ``"sgd"`` or ``"adam"``.
         after_step: Called after each step, to project.
@@ -132,7 +141,10 @@ def finetune(
         chosen = torch.optim.Adam(tuned, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay)
     else:
         raise BadOption(f"no optimiser {optimiser!r}. Known: sgd, adam.")
-    learning_rates = torch.optim.lr_scheduler.LambdaLR(chosen, lambda s: learning_rate_factor(schedule, s, steps))
+    epoch = math.ceil(len(clean) / batch_size)
+    learning_rates = torch.optim.lr_scheduler.LambdaLR(
+        chosen, lambda s: learning_rate_factor(schedule, s, steps, gamma=gamma, epoch=epoch)
+    )
     run.trainable = sum(value.numel() for value in tuned)
     every = max(1, steps // 20)
     good, halvings = [value.detach().clone() for value in tuned], 0

@@ -9,15 +9,16 @@ from unbackdoor.errors import BadOption
 
 __all__ = ["Schedule", "learning_rate_factor"]
 
-Schedule = Literal["one-cycle", "cosine", "step", "constant"]
+Schedule = Literal["one-cycle", "cosine", "step", "exponential", "constant"]
 
 
-def learning_rate_factor(schedule: Schedule, step: int, steps: int) -> float:
+def learning_rate_factor(schedule: Schedule, step: int, steps: int, *, gamma: float = 0.1, epoch: int = 1) -> float:
     """The multiple of ``lr`` at ``step`` (0 to ``steps - 1``).
 
     - ``"one-cycle"``: up from 1/25 by half a cosine over the first 30 %, then down to 0 by another.
     - ``"cosine"``: from 1 down to 0.
-    - ``"step"``: 1 for the first 80 %, then 0.1 (FIP, appendix A.3.2: a tenth after 40 of 50 epochs).
+    - ``"step"``: 1 for the first 80 %, then ``gamma`` (FIP, appendix A.3.2: a tenth after 40 of 50 epochs).
+    - ``"exponential"``: times ``gamma`` after each ``epoch`` steps (the same, Tiny-ImageNet: 0.3).
     - ``"constant"``: 1.
 
     Raises:
@@ -32,7 +33,9 @@ def learning_rate_factor(schedule: Schedule, step: int, steps: int) -> float:
     if schedule == "cosine":
         return (1 + math.cos(math.pi * at)) / 2
     if schedule == "step":
-        return 1.0 if at < 0.8 else 0.1
+        return 1.0 if at < 0.8 else gamma
+    if schedule == "exponential":
+        return float(gamma ** (step // epoch))
     if schedule == "constant":
         return 1.0
     raise BadOption(f"no schedule {schedule!r}. Known: {', '.join(get_args(Schedule))}.")

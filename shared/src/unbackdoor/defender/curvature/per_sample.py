@@ -30,6 +30,9 @@ class Handle(Protocol):
     def substituted(self, values: Mapping[str, Tensor]) -> Any:
         """A context in which other values are used."""
 
+    def project_(self) -> None:
+        """Bring the values back to where they may lie, after a step."""
+
 
 def per_sample_gradients(handle: Handle, model: nn.Module, task: Task, batch: Batch) -> dict[str, Tensor]:
     r"""``g_n = d log p(y_n | x_n) / d theta`` for every sample ``n``, Eq. (6) of FIP.
