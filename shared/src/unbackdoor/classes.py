@@ -78,19 +78,14 @@ class ClassTask(Task):
         """See `of_probabilities`."""
         return of_probabilities(outputs)
 
-    def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
-        """Mean softmax of each class over the samples, 0 where a sample's label names it: shape ``(classes,)``."""
-        likely = _log_softmax(outputs).exp()
-        return torch.where(_shares(targets, likely) > 0, 0.0, likely).mean(dim=0)
-
-    def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> Tensor:
-        """Probabilities ``(batch, classes)``: the labels' share for suspects, the softmax for the rest of it."""
+    def imitate(self, reference: Tree, targets: Tree, kept: Tensor) -> Tensor:
+        """Probabilities ``(batch, classes)``: the labels' share for kept, the softmax for the rest of it."""
         shares = _shares(targets, likely := _log_softmax(reference).exp())
-        trusted = torch.where(suspects, 0.0, likely)
+        trusted = torch.where(kept, 0.0, likely)
         total = trusted.sum(dim=1, keepdim=True)
-        rest = torch.where(suspects, 0.0, shares).sum(dim=1, keepdim=True)
+        rest = torch.where(kept, 0.0, shares).sum(dim=1, keepdim=True)
         tiny = torch.finfo(likely.dtype).tiny
-        soft = torch.where(suspects, shares, trusted / total.clamp(min=tiny) * rest)
+        soft = torch.where(kept, shares, trusted / total.clamp(min=tiny) * rest)
         return torch.where(total > 0, soft, shares)
 
     def meters(self) -> Mapping[str, Meter]:

@@ -10,6 +10,7 @@ from typing import Any
 __all__ = [
     "BadData",
     "BadOption",
+    "BeyondTolerance",
     "CheckpointMismatch",
     "Diverged",
     "FileRefused",
@@ -82,6 +83,13 @@ class ResultRefused(UnbackdoorError, ArithmeticError):
     """
 
     report: Any = None
+
+
+class BeyondTolerance(ResultRefused):
+    """All that a method tried costs more clean accuracy than its ``max_clean_drop`` allows.
+
+    `unbackdoor.purify` raises it to nobody: the given model comes back then, and the report says so.
+    """
 
 
 class UntrustedVictim(UnbackdoorError, PermissionError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unbackdoor.tree import Tree, first_dim, tree_map
 
-__all__ = ["Batch", "Blind", "Disturber", "Losses", "Meter", "Reading", "Task"]
+__all__ = ["Batch", "Meter", "Reading", "Task"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,47 +82,6 @@ class Meter(Protocol):
         """The value over all batches, as a fraction of 1 unless the meter has a ``scale`` of its own."""
 
 
-Losses = Callable[[Tree], Tensor]
-"""What the loss of each sample of a batch would be, did the tuned model read other inputs: ``(batch,)``, with a graph
-if those have one."""
-
-
-class Disturber(Protocol):
-    """Disturbs the batches of one purification."""
-
-    def look(self, samples: Iterator[tuple[Tree, Losses]]) -> None:
-        """Look at the given model, before anything is tuned.
-
-        Args:
-            samples: Endless: inputs of clean batches with the losses of the given model on them, by their labels. As
-                many are drawn as are wanted.
-        """
-
-    def __call__(self, inputs: Tree, losses: Losses) -> Tree:
-        """Disturbed ``inputs`` of a batch, mixed or not; a tree of the same form.
-
-        Args:
-            inputs: As the model that is imitated reads them.
-            losses: Tells how the tuned model takes one attempt or another; each call is a forward pass.
-        """
-
-    def left(self, inputs: Tree, losses: Losses) -> Tensor | None:
-        """What that which was found in the given model still costs in each sample, in nats; None if nothing was.
-
-        The draws are the same every time, so that states of a model can be compared, and none of the purification's.
-
-        Args:
-            inputs: Of clean samples.
-            losses: Of a model on them, by their labels.
-
-        Returns:
-            Shape ``(batch,)``, on the disturber's device.
-        """
-
-    def findings(self) -> list[str]:
-        """What a user should know of what was found, for the report."""
-
-
 @dataclass(frozen=True)
 class Reading:
     """Another way in which the same samples could be meant, tried before a purification.
@@ -175,34 +134,18 @@ class Task(ABC):
         """Mean negative log-likelihood in nats, a scalar (Eq. 1 of NFT, Eq. 4 of FIP divided by n)."""
         return -self.log_likelihood(outputs, targets).mean()
 
-    def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
-        """How much probability each class gets from samples whose targets do not name it.
-
-        Args:
-            outputs: Of a model on a batch.
-            targets: Of the same batch, mixed or not.
-
-        Returns:
-            Mean over the batch, float of shape ``(classes,)``; where some classes are far more frequent than others, in
-            units of their frequency.
-
-        Raises:
-            NotImplementedError: The task has no classes; methods then use labels alone.
-        """
-        raise NotImplementedError(f"task {self.name!r} does not say which classes an output evokes")
-
-    def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> Tree:
+    def imitate(self, reference: Tree, targets: Tree, kept: Tensor) -> Tree:
         """Targets, fit for `log_likelihood`, that ask for another model's answers: self-distillation.
 
         Args:
             reference: Outputs of the other model, without a graph.
             targets: Of the same batch, mixed or not.
-            suspects: Bool of shape ``(classes,)``, or ``(batch, classes)`` where the task has `settled`; those classes
+            kept: Bool of shape ``(classes,)``, or ``(batch, classes)`` where the task has `settled`; those classes
                 keep the share that ``targets`` give them, whatever the other model says, and it only tells how the
                 rest is divided.
 
         Raises:
-            NotImplementedError: See `evoked`.
+            NotImplementedError: The task cannot; labels alone are used then.
         """
         raise NotImplementedError(f"task {self.name!r} cannot turn another model's answers into targets")
 
@@ -210,7 +153,7 @@ class Task(ABC):
         """Where the targets of a batch, mixed or not, leave no question open that another model could answer.
 
         A sample that may show several classes has labels that say yes or no to each of them. Those are what the
-        defender knows, so `imitate` treats them like suspects: it is asked for the other model's opinion only where
+        defender knows, so `imitate` keeps them: it is asked for the other model's opinion only where
         mixing has made a label uncertain.
 
         Returns:
@@ -245,25 +188,6 @@ class Task(ABC):
             BadOption: A family is unknown.
         """
         return inputs
-
-    def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
-        """Inputs with something in them that a sound model would overlook; here as they are.
-
-        Only the model that is tuned reads them. Another model that it shall imitate reads the inputs as `augment` left
-        them, so that what disturbs it, a trigger among them, does not enter its answers.
-
-        Args:
-            inputs: Of a batch, mixed or not.
-            generator: Every draw comes from it.
-
-        Returns:
-            A tree of the same form.
-        """
-        return inputs
-
-    def disturber(self, generator: torch.Generator) -> Disturber:
-        """What disturbs the batches of one purification; by default `disturb`, however the tuned model takes it."""
-        return Blind(self, generator)
 
     def extents(self, inputs: Tree) -> Tensor | None:
         """How much of each sample is more than padding, so that batches are drawn of samples that are alike in it.
@@ -343,25 +267,3 @@ class Task(ABC):
     def strata(self, targets: Tree) -> Tensor | None:
         """Integer group of each sample, shape ``(batch,)``, for a split that keeps proportions."""
         return None
-
-
-@dataclass(frozen=True)
-class Blind:
-    """`Task.disturb`, however the tuned model takes it."""
-
-    task: Task
-    generator: torch.Generator
-
-    def look(self, samples: Iterator[tuple[Tree, Losses]]) -> None:
-        """Nothing is looked at."""
-
-    def __call__(self, inputs: Tree, losses: Losses) -> Tree:
-        """See `Task.disturb`."""
-        return self.task.disturb(inputs, self.generator)
-
-    def left(self, inputs: Tree, losses: Losses) -> None:
-        """Nothing is sought."""
-
-    def findings(self) -> list[str]:
-        """Nothing is sought."""
-        return []

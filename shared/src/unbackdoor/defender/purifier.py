@@ -83,8 +83,6 @@ class Purifier(Configured, ABC):
     """What a step costs, in forward passes over its batch: for an estimate of the time."""
     discrete: ClassVar[bool] = False
     """Whether the result is one of few (which neurons are pruned), so that two seeds may give the same weights."""
-    tunes_sparse: ClassVar[bool] = False
-    """Whether nothing is held out for it where there are fewer than two clean samples for each class: `Run.sparse`."""
 
     drop_doubtful: bool = option(
         False, "leave out clean samples whose target the given model finds unlikely (below 1 %)"
@@ -212,8 +210,6 @@ class Purifier(Configured, ABC):
             working.check(model, buffers_may_change=self.updates_buffers)
         except NonFinite as error:
             raise Diverged(f"the purification diverged: {error}") from error
-        for text in (text for disturber in run.disturbers for text in disturber.findings()):
-            run.notice(text)
         now = standing(model, clean.samples, task)
         after, groups_after = clean_metrics(model, judged, task), accuracy_by_group(model, judged, task)
         by_class = {
@@ -276,13 +272,6 @@ class Purifier(Configured, ABC):
         if share == 0 or len(clean) < 2:
             return None
         strata = task.strata(clean.samples.targets)
-        if self.tunes_sparse and strata is not None and len(clean) < 2 * (classes := len(strata.unique())):
-            run.sparse = True
-            run.notice(
-                f"there are {len(clean)} clean samples of {classes} classes: one that is held out would be all that is "
-                "known of its class, so none was. holdout=0 leaves everything else to the options too."
-            )
-            return None
         return clean.held_out(share, run.generator, strata)
 
     def _inspect(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:

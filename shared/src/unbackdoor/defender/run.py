@@ -10,9 +10,7 @@ import torch
 from torch import nn
 
 from unbackdoor.data import CleanSet
-from unbackdoor.defender.disturbance import started
 from unbackdoor.errors import UnbackdoorError
-from unbackdoor.task import Disturber, Task
 
 __all__ = ["Progress", "Run", "Watch"]
 
@@ -49,17 +47,13 @@ class Run:
     notices: list[str] = field(default_factory=list)
     trainable: int = 0
     holdout: CleanSet | None = None
+    """Clean samples to choose by, which nothing is tuned on; None where nothing is chosen or none could be held out.
+    Those that figures are reported on are not among them, and no method sees them."""
     anyway: bool = False
     """Whether to go on, and return the result, where the checks before and after would stop."""
+    allow_drop: bool = False
+    """Whether a result may cost more clean accuracy than the method's ``max_clean_drop``."""
     overruled: list[str] = field(default_factory=list)
-    sparse: bool = False
-    """Whether nothing was held out since there are fewer than two clean samples for each class."""
-    disturbers: list[Disturber] = field(default_factory=list)
-
-    def disturber(self, task: Task, model: nn.Module, clean: CleanSet, batch_size: int) -> Disturber:
-        """What disturbs this run's batches of ``clean``, for ``model`` as it was given; its findings are reported."""
-        self.disturbers.append(started(task, model, clean, self.generator, batch_size))
-        return self.disturbers[-1]
 
     def record(self, step: int, steps: int, message: str, **scalars: float) -> None:
         """Append scalars to the log and tell the watcher; what is not finite is left out."""

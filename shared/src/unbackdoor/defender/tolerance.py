@@ -1,12 +1,21 @@
-"""The budget of clean accuracy: the one rule by which every method chooses a threshold, a strength or a last step.
+"""How much clean accuracy a purification may cost: the one rule by which a threshold, a strength or a round is chosen.
 
-The rule: of all settings that were tried, from the mildest to the strongest, the strongest whose loss of clean accuracy
-on the holdout is at most ``max_clean_drop`` points plus one standard error. The holdout is clean samples that nothing
-was tuned on; no trigger, no success rate and no test sample has a part in it.
+The rule: a changed model is accepted where ``drop + error <= max_clean_drop``. ``drop`` is its loss of accuracy against
+the given model on samples that nothing was tuned on and that no figure is reported on (`Run.holdout`), in percentage
+points; ``error`` is one standard error of it, over pairs, and over groups where samples are near copies. The error
+counts against the method: what cannot be told from a loss beyond the tolerance is not accepted. Of all settings that
+were tried, from the mildest to the strongest, the strongest that is accepted is taken, once; where none is accepted,
+the given model comes back (`BeyondTolerance`). No trigger, no success rate and no test sample has a part in it.
 
-Methods that use it have the options ``max_clean_drop`` (3.0 points) and ``holdout`` (0.2). Iterative ones have
-``steps``, ``batch_size`` and ``lr`` as well, and draw every batch through `Task.augment` with ``mix=mixup`` (0.0), as
-``ft`` does. BatchNorm keeps its statistics unless a method's idea needs otherwise; then ``updates_buffers`` says so.
+Why an error of the observed pairs, and no exact test at the tolerance itself: such a test at the level of one standard
+error (16 %) rejects "the loss is 3 points" by 61 samples that are all as before, and by fewer never, so small sets
+could accept nothing. Here unchanged answers are accepted however few they are. With n samples a true loss of d then
+passes with ``(1 - d)^n``: of 5 points, 0.16 for n = 36 (0.73 where the error counts for the method), 0.04 for n = 100.
+Fewer than 20 samples let too much pass, so the tuned ones, which a sound method loses last, have to agree then.
+
+Methods that choose have the option ``max_clean_drop`` (3.0 points); every method has ``holdout`` (0.2). Iterative ones
+have ``steps``, ``batch_size`` and ``lr`` as well, and draw every batch through `Task.augment` with ``mix=mixup`` (0.0),
+as ``ft`` does. BatchNorm keeps its statistics unless a method's idea needs otherwise; then ``updates_buffers`` says so.
 """
 
 from __future__ import annotations
@@ -20,14 +29,16 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.data import CleanSet
-from unbackdoor.defender.purifier import Run
-from unbackdoor.errors import BadOption
+from unbackdoor.defender.run import Run
+from unbackdoor.errors import BadOption, BeyondTolerance
 from unbackdoor.measure import evaluating
 from unbackdoor.task import Task
 
 __all__ = [
     "FEW",
+    "AccuracyTolerance",
     "CleanBudget",
+    "CleanDrop",
     "Verdict",
     "check_drop",
     "last_within",
@@ -39,124 +50,166 @@ __all__ = [
 FEW = 20
 """Fewer samples than this cannot judge alone."""
 
+_RISK = 0.2
+
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a setting costs on clean samples.
+class CleanDrop:
+    """What a change costs on clean samples.
 
     Attributes:
         drop: Loss of accuracy against the given model, in percentage points; negative for a gain.
-        error: Its standard error over the samples, paired, in points.
-        within: Whether ``drop <= max_clean_drop + error``.
+        error: Its standard error, in points.
+        within: Whether ``drop + error`` is at most the tolerance.
     """
 
     drop: float
     error: float
     within: bool
 
+    def __str__(self) -> str:
+        """``5.6 +- 3.8 points``."""
+        return f"{self.drop:.1f} +- {self.error:.1f} points"
+
 
 @dataclass(frozen=True)
-class CleanBudget:
-    """Judges a changed model by clean samples that the given model was asked about before.
+class AccuracyTolerance:
+    """Accepts a changed model by clean samples that the given model was asked about before.
 
     Attributes:
-        judges: Sets of samples that judge: the holdout, and the tuning samples too where the holdout is too small.
-        given: Which of them the given model answers rightly, shape ``(n,)``.
+        judges: Sets of samples, each of which has to accept: those held out to choose by, and the tuning samples too
+            where those are few.
+        given: Which of each set's samples the given model answers rightly, of shape ``(n,)``.
         max_clean_drop: In percentage points.
         task: The kind of problem.
-        run: Its log takes every verdict.
+        run: Its log takes what is measured.
     """
 
     judges: Sequence[CleanSet]
-    given: Tensor
+    given: Sequence[Tensor]
     max_clean_drop: float
     task: Task
     run: Run
 
     @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        task: Task,
-        clean: CleanSet,
-        run: Run,
-        max_clean_drop: float,
-        *,
-        judges: Sequence[CleanSet] | None = None,
-    ) -> CleanBudget:
+    def of(cls, model: nn.Module, task: Task, clean: CleanSet, run: Run, max_clean_drop: float) -> AccuracyTolerance:
         """Ask ``model``, as it is now, about the samples that will judge.
 
         Args:
             model: The given model, before anything of it is changed.
             task: The kind of problem.
-            clean: The tuning samples, which judge together with the holdout where that has fewer than 20.
-            run: With the holdout; gets a notice in that case.
-            max_clean_drop: The budget in percentage points.
-            judges: Who judges instead; for methods that tune on no sample, whom all may judge.
+            clean: The tuning samples, which have to accept as well where fewer than 20 are held out to choose by.
+            run: With these; gets a notice in that case.
+            max_clean_drop: The tolerance in percentage points.
 
         Raises:
             BadOption: ``max_clean_drop`` is negative, infinite or NaN.
         """
         check_drop(max_clean_drop)
-        if judges is not None:
-            return cls(judges, _answers(model, judges, task), max_clean_drop, task, run)
         judges = [] if run.holdout is None else [run.holdout]
         held = sum(map(len, judges))
-        if held < FEW:
+        if held < FEW and run.holdout is not clean:
             judges = [*judges, clean]
+            passes = 100 * (1 - _RISK ** (1 / held)) if held else math.inf
             run.notice(
-                f"{held} samples are held out, too few to judge by, so the loss of clean accuracy was measured on all "
-                f"{held + len(clean)} clean samples, tuned on or not: it is larger on new ones. Give more samples."
+                f"{held} clean samples were held out to choose by, and a loss of {passes:.0f} points passes so few with a "
+                f"probability of {_RISK:.0%}, so the {len(clean)} that were tuned on had to accept the result too. Give "
+                "more samples."
+                if held
+                else f"no clean samples were held out to choose by, so the loss of clean accuracy was measured on the "
+                f"{len(clean)} that were tuned on: it is larger on new ones. Give more samples."
             )
-        return cls(judges, _answers(model, judges, task), max_clean_drop, task, run)
+        return cls(judges, [right_answers(model, judge, task) for judge in judges], max_clean_drop, task, run)
 
-    def judge(self, model: nn.Module, *, log: bool = True, **said: float) -> Verdict:
-        """Measure ``model`` as it is now, in eval mode, and log it; ``said`` are further scalars of the log's line."""
-        drop, error = paired_drop(self.given, _answers(model, self.judges, self.task))
-        verdict = Verdict(drop, error, drop <= self.max_clean_drop + error)
+    def judge(self, model: nn.Module, *, log: bool = True, **said: float) -> CleanDrop:
+        """Measure ``model`` as it is now, in eval mode, on the set that speaks most against it, and log that.
+
+        Args:
+            model: The changed model.
+            log: Whether to log it.
+            **said: Further scalars of the log's line.
+        """
+        worst = max(map(self._drop, self._now(model), self.given, self.judges), key=lambda one: one.drop + one.error)
         if log:
-            self.run.log.append({**said, "drop": drop, "standard_error": error, "within": float(verdict.within)})
-        return verdict
+            self.run.log.append(
+                {**said, "drop": worst.drop, "standard_error": worst.error, "within": float(worst.within)}
+            )
+        return worst
+
+    def accepts(self, model: nn.Module, **said: float) -> bool:
+        """Whether ``model``, as it is now, costs no more than the tolerance; logged as by `judge`."""
+        return self.judge(model, **said).within
+
+    def refusal(self, found: CleanDrop, what: str) -> BeyondTolerance:
+        """What to raise where ``what``, the mildest result that there is, lost too much."""
+        return BeyondTolerance(
+            f"{what} lost {found} of clean accuracy on samples that choose, more than max_clean_drop="
+            f"{self.max_clean_drop:g} allows, the error counted against it"
+        )
+
+    def _now(self, model: nn.Module) -> list[Tensor]:
+        return [right_answers(model, samples, self.task) for samples in self.judges]
+
+    def _drop(self, now: Tensor, given: Tensor, samples: CleanSet) -> CleanDrop:
+        drop, error = paired_drop(given, now, samples.groups)
+        return CleanDrop(drop, error, min(drop + error, 100.0) <= self.max_clean_drop)
+
+
+CleanBudget = AccuracyTolerance  # the names before, which `unbackdoor.defender.strength` uses
+Verdict = CleanDrop
 
 
 def strongest_within(
     levels: Iterable[float],
     apply: Callable[[float], object],
-    budget: CleanBudget,
+    tolerance: AccuracyTolerance,
     model: nn.Module,
     *,
     what: str = "level",
     patience: int | None = None,
+    required: bool = False,
 ) -> float | None:
-    """Prune as much as the budget allows: try every level and keep the strongest that is within it.
+    """Prune as much as the tolerance allows: try every level and keep the strongest that is accepted.
 
     Args:
         levels: From the mildest to the strongest; "no change" need not be among them.
         apply: Brings ``model`` to a level, whatever level it was at before. It is called once more at the end.
-        budget: Judges.
+        tolerance: Accepts or does not.
         model: What ``apply`` changes.
         what: The level's name in the log, such as ``"threshold"`` or ``"pruned"``.
-        patience: Stop after so many levels outside the budget one after another; None tries all of them.
+        patience: Stop after so many levels that are not accepted one after another; None tries all of them.
+        required: Whether the method has nothing to give where no level is accepted.
 
     Returns:
-        The level that was kept. None where no level is within the budget: ``model`` is then at the last level that was
-        tried, the caller puts the given state back, and a notice says so.
+        The level that was kept. None where no level is accepted: ``model`` is then at the last level that was tried,
+        and the caller puts the given state back; a notice says so. With ``required`` and `Run.allow_drop` the level
+        that cost least is kept then.
+
+    Raises:
+        BeyondTolerance: No level is accepted although one is ``required``.
     """
-    chosen, mildest, outside = None, None, 0
+    chosen, tried, outside = None, list[tuple[CleanDrop, float]](), 0
     for level in levels:
         apply(level)
         said: dict[str, Any] = {what: level}
-        verdict = budget.judge(model, **said)
-        mildest = verdict if mildest is None else mildest
-        chosen, outside = (level, 0) if verdict.within else (chosen, outside + 1)
+        found = tolerance.judge(model, **said)
+        tried.append((found, level))
+        chosen, outside = (level, 0) if found.within else (chosen, outside + 1)
         if patience is not None and outside >= patience:
             break
+    if chosen is None and tried and required:
+        least, level = min(tried, key=lambda one: one[0].drop)
+        refusal = tolerance.refusal(least, f"even the {what} of {level:.4g}, the one that cost least,")
+        if not tolerance.run.allow_drop:
+            raise refusal
+        tolerance.run.notice(f"{refusal}; it was kept as asked.")
+        chosen = level
     if chosen is not None:
         apply(chosen)
-    elif mildest is not None:
-        budget.run.notice(
-            f"even the mildest {what} cost {mildest.drop:.1f} points of clean accuracy, more than the "
-            f"{budget.max_clean_drop:g} allowed (max_clean_drop), so nothing was pruned by it."
+    elif tried:
+        tolerance.run.notice(
+            f"even the mildest {what} lost {tried[0][0]} of clean accuracy, more than max_clean_drop="
+            f"{tolerance.max_clean_drop:g} allows, so nothing was pruned by it."
         )
     return chosen
 
@@ -165,47 +218,48 @@ def last_within(
     rounds: int,
     advance: Callable[[int], None],
     tensors: Callable[[], Mapping[str, Tensor]],
-    budget: CleanBudget,
+    tolerance: AccuracyTolerance,
     model: nn.Module,
-) -> int | None:
-    """Tune round after round and end with the last round that is within the budget, not with the last of all.
+) -> int:
+    """Tune round after round and end with the last round that is accepted, not with the last of all.
 
-    A method that tunes away from the given model grows stronger with every round, so the last one within the budget is
+    A method that tunes away from the given model grows stronger with every round, so the last one that is accepted is
     the strongest. All rounds are run, since a loss of accuracy at the start is often made good later.
 
     Args:
         rounds: Number of rounds, at least 1.
         advance: ``advance(i)`` runs round ``i`` (from 1) on from the current values.
         tensors: The values that rounds change, by name, such as ``model.state_dict``; they are put back in place.
-        budget: Judges.
+        tolerance: Accepts or does not.
         model: What is judged after each round.
 
     Returns:
-        The round that was kept. None where none was within the budget: the one that cost least stays, with a notice.
+        The round that was kept. With `Run.allow_drop` it is, where none was accepted, the one that cost least.
 
     Raises:
+        BeyondTolerance: None was accepted; the values are those from before the first round.
         BadOption: ``rounds`` is below 1.
     """
     if rounds < 1:
         raise BadOption(f"rounds is {rounds}; it must be at least 1.")
-    kept: tuple[int, Verdict, dict[str, Tensor]] | None = None
+    given = _copy(tensors())
+    kept: tuple[int, CleanDrop, dict[str, Tensor]] | None = None
     for turn in range(1, rounds + 1):
         advance(turn)
-        verdict = budget.judge(model, round=turn)
-        if kept is None or verdict.within or (not kept[1].within and verdict.drop < kept[1].drop):
-            kept = turn, verdict, {name: value.detach().clone() for name, value in tensors().items()}
+        found = tolerance.judge(model, round=turn)
+        if kept is None or found.within or (not kept[1].within and found.drop < kept[1].drop):
+            kept = turn, found, _copy(tensors())
     assert kept is not None
-    turn, verdict, values = kept
+    turn, found, values = kept
+    refusal = None if found.within else tolerance.refusal(found, f"even round {turn}, the one that cost least,")
     with torch.no_grad():
         for name, value in tensors().items():
-            value.copy_(values[name])
-    if verdict.within:
-        return turn
-    budget.run.notice(
-        f"every round cost more clean accuracy than the {budget.max_clean_drop:g} points allowed (max_clean_drop): "
-        f"the one that cost least, {verdict.drop:.1f}, was kept all the same."
-    )
-    return None
+            value.copy_((values if refusal is None or tolerance.run.allow_drop else given)[name])
+    if refusal is not None:
+        if not tolerance.run.allow_drop:
+            raise refusal
+        tolerance.run.notice(f"{refusal}; it was kept as asked.")
+    return turn
 
 
 @torch.no_grad()
@@ -216,15 +270,26 @@ def right_answers(model: nn.Module, clean: CleanSet, task: Task) -> Tensor:
     return torch.cat(parts)
 
 
-def paired_drop(given: Tensor, now: Tensor) -> tuple[float, float]:
-    """Loss of accuracy in percentage points and its standard error over the pairs; both tensors have shape ``(n,)``."""
-    difference = 100.0 * (given.double() - now.double())
-    error = float(difference.std(correction=0)) / math.sqrt(len(difference))
-    return float(difference.mean()), error
+def paired_drop(given: Tensor, now: Tensor, groups: Tensor | None = None) -> tuple[float, float]:
+    """Loss of accuracy in percentage points and its standard error.
+
+    ``sqrt(sum_g (sum_{i in g} (d_i - mean d))^2) / n`` over groups ``g``; without groups every pair is one.
+
+    Args:
+        given: Which samples the given model answers rightly, of shape ``(n,)``.
+        now: The same of the changed model.
+        groups: Samples of one number are near copies, which err together, of shape ``(n,)``.
+    """
+    difference = 100.0 * (given.double() - now.double()).cpu()
+    rest = difference - difference.mean()
+    if groups is not None:
+        number = groups.unique(return_inverse=True)[1]
+        rest = torch.zeros(int(number.max()) + 1, dtype=rest.dtype).index_add_(0, number, rest)
+    return float(difference.mean()), math.sqrt(float(rest.square().sum())) / len(difference)
 
 
 def check_drop(max_clean_drop: float) -> None:
-    """Refuse a budget that is none.
+    """Refuse a tolerance that is none.
 
     Raises:
         BadOption: It is negative, infinite or NaN.
@@ -233,5 +298,5 @@ def check_drop(max_clean_drop: float) -> None:
         raise BadOption(f"max_clean_drop is {max_clean_drop}; give percentage points of at least 0.")
 
 
-def _answers(model: nn.Module, judges: Sequence[CleanSet], task: Task) -> Tensor:
-    return torch.cat([right_answers(model, samples, task) for samples in judges])
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in tensors.items()}

@@ -51,18 +51,12 @@ class ClassificationTask(Task):
             return (targets * logs).sum(1)  # type: ignore[no-any-return]
         return _pick(logs, targets)
 
-    def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
-        """Mean softmax of each class over the samples whose targets do not name it."""
-        likely = outputs.softmax(1)
-        unnamed: Tensor = likely * (_shares(targets, likely) == 0)
-        return unnamed.mean(0)
-
-    def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> Tensor:
-        """Suspects keep the labels' share; the softmax divides the rest."""
+    def imitate(self, reference: Tree, targets: Tree, kept: Tensor) -> Tensor:
+        """Those of ``kept`` keep the labels' share; the softmax divides the rest."""
         shares = _shares(targets, reference.softmax(1))
-        trusted = reference.masked_fill(suspects, -torch.inf).softmax(1).nan_to_num(0.0)
-        rest = (shares * ~suspects).sum(1, keepdim=True)
-        soft: Tensor = shares * suspects + trusted * rest
+        trusted = reference.masked_fill(kept, -torch.inf).softmax(1).nan_to_num(0.0)
+        rest = (shares * ~kept).sum(1, keepdim=True)
+        soft: Tensor = shares * kept + trusted * rest
         return soft
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:

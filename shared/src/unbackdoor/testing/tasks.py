@@ -61,9 +61,7 @@ def _check_imitation(task: Task, batch: Batch, outputs: Tree) -> None:
     if type(task).imitate is Task.imitate:
         return
     for targets in (batch.targets, task.augment(batch, generator(1), mix=1.0).targets):
-        evoked = task.evoked(outputs, targets)
-        assert evoked.ndim == 1 and bool((evoked >= 0).all()), "evoked must be non-negative, of shape (classes,)"
-        none = torch.zeros_like(evoked, dtype=torch.bool)
+        none = torch.zeros((), dtype=torch.bool)
         soft = task.imitate(outputs, targets, none)
         best = task.log_likelihood(outputs, soft)
         for factor in (0.5, 2.0) if targets is batch.targets else ():  # what mixing leaves open may be asked of labels
@@ -71,7 +69,7 @@ def _check_imitation(task: Task, batch: Batch, outputs: Tree) -> None:
             assert bool((best >= other - 1e-5).all()), "outputs must be the likeliest for the targets that imitate them"
         labels = task.log_likelihood(outputs, targets)
         kept = task.log_likelihood(outputs, task.imitate(outputs, targets, ~none))
-        assert_close(kept, labels, "with every class a suspect, imitate must leave the labels as they are")
+        assert_close(kept, labels, "with every class kept, imitate must leave the labels as they are")
 
 
 def _check_augment(task: Task, batch: Batch) -> None:
