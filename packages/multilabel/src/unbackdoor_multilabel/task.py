@@ -85,29 +85,18 @@ class MultilabelTask(PixelTask):
         inside = bool(((outputs >= 0) & (outputs <= 1)).all())
         return _logits if inside and bool((outputs < _HALF).any()) else None
 
-    def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
-        """How much the answers contradict the labels in each class: float of shape ``(classes,)``.
-
-        The mean over the samples of the probability of a class that no label of the sample names, and of one minus the
-        probability of a class that its labels name with a share of 1: a backdoor may make a class appear or vanish.
-        """
-        likely = _at_least_single(outputs).sigmoid()
-        there = shares(targets, likely.dtype)
-        against = torch.where(there == 0, likely, torch.where(there == 1, 1 - likely, torch.zeros_like(likely)))
-        return against.mean(dim=0)
-
-    def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> Tensor:
-        """Probabilities ``(batch, classes)``: the labels' share for suspects, the sigmoid for all others.
+    def imitate(self, reference: Tree, targets: Tree, kept: Tensor) -> Tensor:
+        """Probabilities ``(batch, classes)``: the labels' share for kept classes, the sigmoid for all others.
 
         Of what mixing leaves open, the labels' share is drawn to the sigmoid by ``trust`` alone: a combination of
         classes that evokes another one hides there, and the given model would teach its own backdoor.
 
-        ``suspects`` has the shape ``(classes,)`` or ``(batch, classes)``.
+        ``kept`` has the shape ``(classes,)`` or ``(batch, classes)``.
         """
         likely = _at_least_single(reference).sigmoid()
         given = shares(targets, likely.dtype)
         left_open = (given > 0) & (given < 1)
-        return torch.where(suspects, given, torch.where(left_open, given.lerp(likely, self.trust), likely))
+        return torch.where(kept, given, torch.where(left_open, given.lerp(likely, self.trust), likely))
 
     def settled(self, targets: Tree) -> Tensor:
         """Classes that are surely there or surely not: in a mixture, those on which both of its labels agree."""

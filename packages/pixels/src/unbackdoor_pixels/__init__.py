@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from unbackdoor_pixels.disturbance import disturbance, lay_over
 from unbackdoor_pixels.geometry import random_geometry, shift_and_flip
-from unbackdoor_pixels.patches import Patches
 from unbackdoor_pixels.task import PixelTask
 from unbackdoor_pixels.values import as_floats, check_clips, check_images, on_pixels
 
 __all__ = [
-    "Patches",
     "PixelTask",
     "as_floats",
     "check_clips",
     "check_images",
-    "disturbance",
-    "lay_over",
     "on_pixels",
     "random_geometry",
     "shift_and_flip",

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from unbackdoor.classes import pick_logits
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.mixing import mix_up
-from unbackdoor.task import Batch, Disturber, Reading, Task
+from unbackdoor.task import Batch, Reading, Task
 from unbackdoor.tree import Tree
-from unbackdoor_pixels.disturbance import disturbance, lay_over
 from unbackdoor_pixels.geometry import random_geometry
 from unbackdoor_pixels.readings import pixel_readings
-from unbackdoor_pixels.sought import SoughtPatches
 from unbackdoor_pixels.strong import strong
 from unbackdoor_pixels.values import as_floats, check_images
 
@@ -30,7 +28,7 @@ class PixelTask(Task):
 
     Inputs have the shape ``(batch, channels, height, width)``, ``uint8`` in 0..255 or floats in [0, 1]. A task of clips
     ``(batch, frames, channels, height, width)`` overrides `pixels`, and, where frames are not all treated alike, `ask`,
-    `move`, `mix` and `spread`.
+    `move` and `mix`.
 
     Attributes:
         mean: Subtracted from each channel inside `forward`; give what the model was trained with, or None.
@@ -39,10 +37,6 @@ class PixelTask(Task):
             below 16 pixels, where a single one is a large share of the object.
         flip: Whether `augment` may mirror images; leave it off for digits and traffic signs.
         mixup_per_sample: Whether MixUp draws one lambda for each sample or, as the authors' code, one for the batch.
-        disturbed: Share of the images into which `disturb` puts a rectangle; half as many get an overlay; 0 for none.
-        beyond: Whether rectangles may reach over the border, so that every pixel is covered equally often.
-        searched: Passes of a search, every 80 batches, for the rectangles that cost the tuned model most, of which half
-            of those that are put in are then taken (`unbackdoor_pixels.sought`); 0: none is sought.
         bgr: Whether the model takes the channels as blue, green, red, as OpenCV reads them; ``mean`` and ``std`` are
             then in that order too.
     """
@@ -52,9 +46,6 @@ class PixelTask(Task):
     crop: int | None = None
     flip: bool = False
     mixup_per_sample: bool = True
-    disturbed: float = 0.2
-    beyond: bool = True
-    searched: int = 16
     bgr: bool = False
 
     def __post_init__(self) -> None:
@@ -79,10 +70,6 @@ class PixelTask(Task):
             raise BadOption(f"std is {self.std}; every value must be above 0.")
         if self.crop is not None and self.crop < 0:
             raise BadOption(f"crop is {self.crop}; the largest shift in pixels must be at least 0.")
-        if not 0 <= self.disturbed <= 1:
-            raise BadOption(f"disturbed is {self.disturbed}; it is a share of the images and must lie in [0, 1].")
-        if self.searched < 0:
-            raise BadOption(f"searched is {self.searched}; the number of passes must be at least 0.")
 
     def forward(self, model: nn.Module, inputs: Tree) -> Tensor:
         """Logits of shape ``(batch, classes)`` for pixels in [0, 1] or 0..255.
@@ -124,10 +111,6 @@ class PixelTask(Task):
         """MixUp: the mixtures, the partner of each sample, and the share of the first."""
         return mix_up(pixels, generator, mix=mix, per_sample=self.mixup_per_sample)
 
-    def spread(self, share: Tensor, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Which part of each sample a disturbance covers: ``share`` is ``(batch, 1, height, width)``."""
-        return share
-
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """Random crop of the zero-padded image, a flip if on, then MixUp with ``lambda ~ Beta(mix, mix)``.
 
@@ -154,28 +137,6 @@ class PixelTask(Task):
         pixels = as_floats(self.pixels(inputs))
         low, high = pixels.amin().clamp(max=0), pixels.amax().clamp(min=1)
         return strong((pixels - low) / (high - low), generator, without=without) * (high - low) + low
-
-    def disturb(self, inputs: Tree, generator: torch.Generator) -> Tensor:
-        """Inputs with a random rectangle or a faint pattern over them: `unbackdoor_pixels.disturbance`.
-
-        ``uint8`` pixels become floats in [0, 1]. What is put over pixels that were normalised beforehand has their
-        range. All frames of a clip get the same, but for those that `spread` leaves out.
-        """
-        pixels = self.pixels(inputs)
-        if self.disturbed == 0:
-            return pixels
-        pixels = as_floats(pixels)
-        channels, height, width = pixels.shape[-3:]
-        share, content = disturbance(
-            len(pixels), channels, height, width, generator, rate=self.disturbed, beyond=self.beyond
-        )
-        return lay_over(pixels, self.spread(share, pixels, generator), content)
-
-    def disturber(self, generator: torch.Generator) -> Disturber:
-        """`disturb`, and unless ``searched`` is 0 a search for the rectangles that the tuned model takes worst."""
-        if self.searched == 0 or self.disturbed == 0:
-            return super().disturber(generator)
-        return SoughtPatches(self.disturbed, generator, passes=self.searched, beyond=self.beyond, spread=self.spread)
 
     def perturbable(self, inputs: Tree) -> Tensor:
         """The pixels as floats in [0, 1]."""

@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from unbackdoor.errors import BadOption
-from unbackdoor_pointcloud.augment import drop_points, jitter, scale
-from unbackdoor_pointcloud.disturbance import put_clusters, tilt
+from unbackdoor_pointcloud.augment import drop_points, jitter, put_clusters, scale, tilt
 
 __all__ = ["FAMILIES", "strong"]
 
 _CHANGES: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {
-    "cluster": lambda clouds, generator: put_clusters(clouds, generator, 1.0),
+    "cluster": put_clusters,
     "drop": lambda clouds, generator: drop_points(clouds, generator, 0.8),
     "noise": lambda clouds, generator: jitter(clouds, generator, 0.03),
-    "rotation": lambda clouds, generator: scale(tilt(clouds, generator, 1.0), generator, 0.2),
+    "rotation": lambda clouds, generator: scale(tilt(clouds, generator), generator, 0.2),
 }
 FAMILIES = tuple(_CHANGES)
 

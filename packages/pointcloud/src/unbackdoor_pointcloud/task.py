@@ -17,10 +17,8 @@ from unbackdoor.task import Batch, Meter, Reading
 from unbackdoor.tree import Tree, leaves
 from unbackdoor_pointcloud import augment
 from unbackdoor_pointcloud.data.normalising import unit_sphere
-from unbackdoor_pointcloud.disturbance import disturbance
 from unbackdoor_pointcloud.meters import MeanClassAccuracy
 from unbackdoor_pointcloud.mixing import MIXTURES, mix_clouds
-from unbackdoor_pointcloud.sought import SoughtClusters
 from unbackdoor_pointcloud.strong import strong
 
 __all__ = ["LAYOUTS", "ROTATIONS", "PointTask", "clouds_of"]
@@ -46,12 +44,6 @@ class PointTask(ClassTask):
             objects, and for victims of `pointpba-o`, whose trigger is a rotation.
         mixture: ``"path"`` for PointMixup, which solves an assignment for each pair on the CPU, or ``"subset"``,
             nearly free; its clouds are like no body, and small networks answer at random.
-        disturbed: Share of the clouds into which `disturb` puts a cluster; as many are tilted;
-            0 for none.
-        searched: Forward passes of a search, every 40 batches, for the clusters that the tuned model takes worst, which
-            are put in more often than others; 0: none is sought.
-        choices: Of so many clusters, found or new, each cloud gets the one that costs it most: a forward pass each, if
-            there are several.
     """
 
     name: ClassVar[str] = "pointcloud"
@@ -62,9 +54,6 @@ class PointTask(ClassTask):
     drop: float = 0.3
     rotate: str = "none"
     mixture: str = "path"
-    disturbed: float = 0.6
-    searched: int = 16
-    choices: int = 2
 
     def __post_init__(self) -> None:
         """Refuse options outside what the attributes allow."""
@@ -75,11 +64,6 @@ class PointTask(ClassTask):
             raise BadOption(
                 f"jitter is {self.jitter}, scale {self.scale}, drop {self.drop}; jitter and scale must be at least 0, "
                 "drop must lie in [0, 1)."
-            )
-        if not 0 <= self.disturbed <= 1 or self.searched < 0 or self.choices < 1:
-            raise BadOption(
-                f"disturbed is {self.disturbed}, searched {self.searched}, choices {self.choices}; disturbed is a "
-                "share of the clouds and must lie in [0, 1], searched must be at least 0, choices 1."
             )
 
     def forward(self, model: nn.Module, inputs: Tree) -> Tensor:
@@ -118,15 +102,6 @@ class PointTask(ClassTask):
     def strong_augment(self, inputs: Tree, generator: torch.Generator, *, without: Collection[str] = ()) -> Tensor:
         """One change of each cloud: `unbackdoor_pointcloud.strong`."""
         return strong(clouds_of(inputs), generator, without=without)
-
-    def disturb(self, inputs: Tree, generator: torch.Generator) -> Tensor:
-        """Clouds with a random cluster in them or tilted a little: `unbackdoor_pointcloud.disturbance`."""
-        clouds = clouds_of(inputs)
-        return disturbance(clouds, generator, rate=self.disturbed) if self.disturbed else clouds
-
-    def disturber(self, generator: torch.Generator) -> SoughtClusters:
-        """`disturb`, which also searches for the clusters that the tuned model takes worst."""
-        return SoughtClusters(self.disturbed, generator, passes=self.searched, choices=self.choices)
 
     def meters(self) -> Mapping[str, Meter]:
         """Overall accuracy, and its mean over classes."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unbackdoor_translation.sequences import valid
 
-__all__ = ["evoked_tokens", "imitated", "is_imitation", "score"]
+__all__ = ["imitated", "is_imitation", "score"]
 
 _KEPT = 16
 
@@ -25,13 +25,13 @@ def is_imitation(targets: Any) -> bool:
     return isinstance(targets, Mapping) and set(targets) == {"tokens", "weights"}
 
 
-def imitated(reference: Tensor, targets: Any, suspects: Tensor, pad: int, *, per_token: bool) -> dict[str, Tensor]:
+def imitated(reference: Tensor, targets: Any, kept: Tensor, pad: int, *, per_token: bool) -> dict[str, Tensor]:
     """Targets that ask for the answers of another model at every place where ``targets`` hold a token.
 
     Args:
         reference: Its log-probabilities, ``(batch, T', vocabulary)``.
         targets: int64 ``(batch, T)`` with ``T >= T'``, padding alone beyond, or the triple of two of them and a share.
-        suspects: Bool ``(vocabulary,)``: tokens that keep the share that ``targets`` give them.
+        kept: Bool ``(vocabulary,)``: tokens that keep the share that ``targets`` give them.
         pad: Padding index.
         per_token: Whether the score is divided by the number of tokens.
 
@@ -41,14 +41,14 @@ def imitated(reference: Tensor, targets: Any, suspects: Tensor, pad: int, *, per
     """
     shares = _shares(targets, reference, pad, per_token=per_token)
     likely = reference.exp()
-    trusted = torch.where(suspects, 0.0, likely)
+    trusted = torch.where(kept, 0.0, likely)
     total = trusted.sum(2, keepdim=True)
-    rest = torch.where(suspects, 0.0, shares).sum(2, keepdim=True)
+    rest = torch.where(kept, 0.0, shares).sum(2, keepdim=True)
     tiny = torch.finfo(likely.dtype).tiny
-    soft = torch.where(suspects, shares, trusted / total.clamp(min=tiny) * rest)
+    soft = torch.where(kept, shares, trusted / total.clamp(min=tiny) * rest)
     soft = torch.where(total > 0, soft, shares)
-    kept = min(_KEPT + 2, soft.shape[2])
-    tokens = torch.where(shares > 0, 2.0 * soft.amax() + 1.0, soft).topk(kept, dim=2).indices  # targets first
+    width = min(_KEPT + 2, soft.shape[2])
+    tokens = torch.where(shares > 0, 2.0 * soft.amax() + 1.0, soft).topk(width, dim=2).indices  # targets first
     weights = soft.gather(2, tokens)
     others = (soft.sum(2, keepdim=True) - weights.sum(2, keepdim=True)).clamp(min=0)
     beyond = _length(targets) - tokens.shape[1]
@@ -67,29 +67,6 @@ def score(logs: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
     others = (1.0 - named.exp().sum(2, keepdim=True)).clamp(min=tiny).log()
     scores: Tensor = (weights.to(logs.dtype) * torch.cat([named, others], dim=2)).sum((1, 2))
     return scores
-
-
-def evoked_tokens(logs: Tensor, targets: Any, pad: int) -> Tensor:
-    """How likely each token is where no target of the sentence names it, in units of how often targets name it.
-
-    Frequent words are likely in many places, so a plain mean would make suspects of them. Tokens that no target of the
-    batch names count as named once.
-
-    Args:
-        logs: Log-probabilities, ``(batch, T', vocabulary)``.
-        targets: As in `imitated`.
-        pad: Padding index.
-
-    Returns:
-        Float ``(vocabulary,)``.
-    """
-    shares = _shares(targets, logs, pad, per_token=False)
-    there = (shares.sum(2) > 0).to(logs.dtype)
-    named = (shares > 0).any(1)
-    likely: Tensor = torch.einsum("btv,bt->bv", logs.exp(), there) / there.sum(1, keepdim=True).clamp(min=1)
-    often = (named.sum(0) + 1).to(logs.dtype) / (len(named) + 1)
-    rates: Tensor = likely.masked_fill(named, 0.0).mean(0) / often
-    return rates
 
 
 def _shares(targets: Any, like: Tensor, pad: int, *, per_token: bool) -> Tensor:

@@ -16,8 +16,7 @@ from unbackdoor.errors import BadData, BadOption, UnsupportedModel
 from unbackdoor.task import Batch, Meter, Reading, Task
 from unbackdoor.tree import Tree
 from unbackdoor_translation.decoding import decode
-from unbackdoor_translation.imitation import evoked_tokens, imitated, is_imitation, score
-from unbackdoor_translation.made_up import MadeUpWords
+from unbackdoor_translation.imitation import imitated, is_imitation, score
 from unbackdoor_translation.meters import (
     CorpusScore,
     Exact,
@@ -30,6 +29,7 @@ from unbackdoor_translation.meters import (
 )
 from unbackdoor_translation.mixing import beta, mixed_embeddings
 from unbackdoor_translation.sequences import PREFIX, SOURCE, exchanged, stacked, used_columns, valid
+from unbackdoor_translation.strong import chosen_families, strong
 from unbackdoor_translation.synonyms import GROUPS
 from unbackdoor_translation.targets import hard_targets, log_softmax
 from unbackdoor_translation.tokenisers import Tokeniser, open_tokeniser
@@ -64,10 +64,9 @@ class TranslationTask(Task):
         deletion: Probability that `augment` leaves a word out.
         replacement: Probability that `augment` puts a synonym for a word that has one.
         reach: How far `augment` moves words: below 1 not at all, 2 swaps neighbours now and then.
-        disturbed: Share of the sentences into which `disturb` puts a made-up word; 0 for never.
-        spelled: Share of these words that are spelled with random letters; the others are random tokens.
-        made_up: Most letters of a word, or tokens.
-        searched: Such words that are tried, every 50 batches, to find those that the tuned model takes worst; 0: none.
+        spelled: Share of the made-up words of `strong_augment` that are spelled with random letters; the others are
+            random tokens.
+        made_up: Most letters of such a word, or tokens.
         synonyms: Groups of words of one meaning; the default is a short English list.
         credit: What `correct` says of an answer: its sentence ``"bleu"`` or ``"chrf"``, ``"exact"`` (bool), or
             ``"tokens"``, the share of the true tokens that the model ranks first behind the true prefix, for data such
@@ -87,10 +86,8 @@ class TranslationTask(Task):
     deletion: float = 0.1
     replacement: float = 0.1
     reach: float = 1.5
-    disturbed: float = 0.4
     spelled: float = 0.75
     made_up: int = 4
-    searched: int = 2000
     synonyms: tuple[tuple[str, ...], ...] = field(default=GROUPS, repr=False)
     credit: str = "bleu"
     beams: int = 1
@@ -107,10 +104,10 @@ class TranslationTask(Task):
         for name in ("deletion", "replacement"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadOption(f"{name} is {getattr(self, name)}; the probability must lie in [0, 1).")
-        shares = 0 <= self.spelled <= 1 and 0 <= self.disturbed <= 1
-        if self.made_up < 1 or self.searched < 0 or not shares:
-            given = f"made_up is {self.made_up}, searched {self.searched}, spelled {self.spelled}, disturbed "
-            raise BadOption(f"{given}{self.disturbed}; give at least 1 and 0, and two shares in [0, 1].")
+        if self.made_up < 1 or not 0 <= self.spelled <= 1:
+            raise BadOption(
+                f"made_up is {self.made_up} and spelled {self.spelled}; give at least 1, and a share in [0, 1]."
+            )
         if self.reach < 0 or self.beams < 1:
             raise BadOption(f"reach is {self.reach} and beams {self.beams}; they must be at least 0 and 1.")
         if self.credit not in _CREDITS:
@@ -171,37 +168,32 @@ class TranslationTask(Task):
             return total / count if self.per_token else total
         return self._summed(logs, targets)
 
-    def evoked(self, outputs: Tree, targets: Tree) -> Tensor:
-        """How likely each token is in sentences whose targets do not name it, in units of its frequency in targets.
-
-        Returns:
-            Float of shape ``(vocabulary,)``.
-        """
-        return evoked_tokens(log_softmax(outputs), targets, self.pad)
-
-    def imitate(self, reference: Tree, targets: Tree, suspects: Tensor) -> dict[str, Tensor]:
+    def imitate(self, reference: Tree, targets: Tree, kept: Tensor) -> dict[str, Tensor]:
         """What another model says at every place of the true prefix, see `unbackdoor_translation.imitation`."""
-        return imitated(log_softmax(reference), targets, suspects, self.pad, per_token=self.per_token)
+        return imitated(log_softmax(reference), targets, kept, self.pad, per_token=self.per_token)
 
     def strong_augment(self, inputs: Tree, generator: torch.Generator, *, without: Collection[str] = ()) -> Tree:
-        """A made-up word in some sources: there is one family, ``insertion``.
+        """One change of each source, on either side of a mixture: `unbackdoor_translation.strong`.
+
+        Where ``deletion``, ``replacement`` or ``reach`` says that `augment` shall not leave words out, put others in or
+        move them, since a sentence would mean something else, this does not either. Without a tokeniser, which tells
+        where words end, the sources stay as they are.
 
         Raises:
-            BadOption: ``without`` names anything.
+            BadOption: A family is unknown, or none is left.
         """
-        if set(without):
-            raise BadOption(f"without is {', '.join(sorted(without))}; the only strong change of text is insertion.")
-        return self.disturb(inputs, generator)
-
-    def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
-        """A made-up word (`insert_words`) in some sources, on either side of a mixture; clean text holds no trigger."""
-        return self.disturber(generator).put(inputs)
-
-    def disturber(self, generator: torch.Generator) -> MadeUpWords:
-        """`disturb`, which also searches for the words that the tuned model takes worst."""
-        return MadeUpWords(
-            self.text, self.pad, self.disturbed, self.spelled, self.made_up, generator, tried=self.searched
-        )
+        families = chosen_families(self._families(), without)
+        text = self.text
+        if text is None:
+            return inputs
+        if isinstance(inputs, tuple | list):
+            first, second, share = inputs
+            return (*(self.strong_augment(one, generator, without=without) for one in (first, second)), share)
+        changed = strong(
+            _tokens(inputs, SOURCE), text, self._lexicon(text), families, generator,
+            longest=self.made_up, spelled=self.spelled,
+        )  # fmt: skip
+        return {**inputs, SOURCE: changed}
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """Word deletion and a light paraphrase (synonyms, neighbours swapped) of the source; then MixUp of embeddings.
@@ -366,6 +358,17 @@ class TranslationTask(Task):
         if self.deletion > 0:
             sources = delete_words(sources, begins, special, self.pad, self.deletion, generator)
         return sources
+
+    def _families(self) -> list[str]:
+        """Those of `unbackdoor_translation.strong` that leave the meaning, as far as the options tell."""
+        synonyms = self.text is None or bool(self._lexicon(self.text).counts.any())
+        allowed = {
+            "insertion": True,
+            "deletion": self.deletion > 0,
+            "order": self.reach > 1,
+            "synonym": self.replacement > 0 and synonyms,
+        }
+        return [name for name, does in allowed.items() if does]
 
     def _lexicon(self, text: Tokeniser) -> Lexicon:
         made = self.__dict__.get("_made")

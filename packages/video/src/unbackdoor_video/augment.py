@@ -1,15 +1,13 @@
-"""Random moves of whole clips and random runs of frames, drawn by an explicit generator."""
+"""Random moves of whole clips, drawn by an explicit generator."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from unbackdoor_pixels import random_geometry
 
-__all__ = ["frame_runs", "later", "move"]
+__all__ = ["later", "move"]
 
 
 def later(clips: Tensor, by: Tensor) -> Tensor:
@@ -40,23 +38,3 @@ def move(clips: Tensor, generator: torch.Generator, *, crop: int, shift: int = 0
         return moved
     by = torch.randint(-shift, shift + 1, (len(clips),), generator=generator, device=generator.device)
     return later(moved, by.to(clips.device))
-
-
-def frame_runs(count: int, frames: int, generator: torch.Generator, *, whole: float) -> Tensor:
-    """Which frames of each clip something covers: all of them, or a run of neighbours that may be as short as one.
-
-    Args:
-        count: Number of clips.
-        frames: Of each clip.
-        generator: Every draw comes from it.
-        whole: Probability that all frames are covered.
-
-    Returns:
-        Bool of shape ``(count, frames)``, on the generator's device; at least one of each row is set.
-    """
-    words: dict[str, Any] = {"generator": generator, "device": generator.device}
-    lengths = torch.randint(1, frames + 1, (count, 1), **words)
-    lengths = torch.where(torch.rand(count, 1, **words) < whole, frames, lengths)
-    starts = (torch.rand(count, 1, **words) * (frames - lengths + 1)).floor()
-    at = torch.arange(frames, device=generator.device)
-    return (at >= starts) & (at < starts + lengths)

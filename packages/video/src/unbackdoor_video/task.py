@@ -15,7 +15,7 @@ from unbackdoor.mixing import beta
 from unbackdoor.task import Batch, Reading
 from unbackdoor.tree import Tree
 from unbackdoor_pixels import PixelTask, check_clips
-from unbackdoor_video.augment import frame_runs, move
+from unbackdoor_video.augment import move
 
 __all__ = ["LAYOUTS", "MIXUPS", "VideoTask"]
 
@@ -32,8 +32,8 @@ class VideoTask(PixelTask, ClassTask):
 
     Inputs are clips of shape ``(batch, frames, channels, height, width)``, ``uint8`` in 0..255 or floats in [0, 1];
     targets are those of `unbackdoor.classes.ClassTask`. Options beside the following are those of
-    `unbackdoor_pixels.PixelTask`; a random move in space, a mirror image, a rectangle and an overlay are the same in
-    all frames of a clip.
+    `unbackdoor_pixels.PixelTask`; a random move in space, a mirror image and a strong change are the same in all frames
+    of a clip.
 
     Attributes:
         layout: What the model takes, one of `LAYOUTS`. Models that this package builds take ``"frames"``; a plain
@@ -41,8 +41,6 @@ class VideoTask(PixelTask, ClassTask):
         shift: Largest random shift of `augment` in time, in frames; the first or last frame is held.
         mixup: One of `MIXUPS`.
         chunk: Clips that `predict` asks a model at a time, so that a large batch of them fits into memory.
-        disturbed: As in `unbackdoor_pixels.PixelTask`, with another default.
-        whole: Share of the disturbed clips that are disturbed in every frame; the others in a run of their frames.
     """
 
     name: ClassVar[str] = "video"
@@ -51,8 +49,6 @@ class VideoTask(PixelTask, ClassTask):
     shift: int = 0
     mixup: str = "clip"
     chunk: int = 32
-    disturbed: float = 0.4
-    whole: float = 0.75
 
     def __post_init__(self) -> None:
         """Refuse unknown layouts, negative shifts and what `PixelTask` refuses."""
@@ -62,8 +58,6 @@ class VideoTask(PixelTask, ClassTask):
                 raise BadOption(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}.")
         if self.shift < 0 or self.chunk < 1:
             raise BadOption(f"shift is {self.shift}, chunk {self.chunk}; shift must be at least 0, chunk 1.")
-        if not 0 <= self.whole <= 1:
-            raise BadOption(f"whole is {self.whole}; it is a share of the clips and must lie in [0, 1].")
 
     def pixels(self, inputs: Tree) -> Tensor:
         """The inputs as they are, if they are clips.
@@ -99,11 +93,6 @@ class VideoTask(PixelTask, ClassTask):
         if self.mixup == "clip":
             return super().mix(pixels, generator, mix)
         return _mix_frames(pixels, generator, mix=mix)
-
-    def spread(self, share: Tensor, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """The same in all frames of most clips, and in a run of frames of the others: see `whole`."""
-        runs = frame_runs(len(pixels), pixels.shape[1], generator, whole=self.whole)
-        return share[:, None] * runs[:, :, None, None, None].to(share)
 
 
 def _mix_frames(clips: Tensor, generator: torch.Generator, *, mix: float) -> tuple[Tensor, Tensor, Tensor]:

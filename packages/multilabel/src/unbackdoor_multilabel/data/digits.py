@@ -77,7 +77,7 @@ def digits(
         test=part(test, test_count),
         classes=tuple(str(digit) for digit in range(10)),
         # a larger shift would cut strokes off, and a rectangle over the picture would hide whole digits of its labels
-        hints={"flip": False, "crop": 1, "disturbed": 0.0},
+        hints={"flip": False, "crop": 1},
         attack_hints={"rate": 0.06},  # a pair of digits without a third one is in about as many pictures
     )
 

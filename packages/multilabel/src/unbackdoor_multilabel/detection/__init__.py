@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from unbackdoor_multilabel.detection.boxes import AveragePrecisionOfBoxes, pad_boxes
 from unbackdoor_multilabel.detection.openmmlab import MMDetTask
-from unbackdoor_multilabel.detection.sought import PatchesOnObjects
 from unbackdoor_multilabel.detection.task import DetectionTask, detection_batch
 from unbackdoor_multilabel.detection.vanish import Vanish
 
@@ -12,7 +11,6 @@ __all__ = [
     "AveragePrecisionOfBoxes",
     "DetectionTask",
     "MMDetTask",
-    "PatchesOnObjects",
     "Vanish",
     "detection_batch",
     "pad_boxes",

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from unbackdoor.builders import seeded
 from unbackdoor.errors import BadData, BadOption, UnsupportedModel
 from unbackdoor.mixing import beta
-from unbackdoor.task import Batch, Disturber, Meter, Task
+from unbackdoor.task import Batch, Meter, Task
 from unbackdoor.tree import Tree
 from unbackdoor_multilabel.detection.boxes import AveragePrecisionOfBoxes, matches, pad_boxes, unpad_boxes
-from unbackdoor_multilabel.detection.sought import PatchesOnObjects
-from unbackdoor_pixels import as_floats, disturbance, lay_over, on_pixels
+from unbackdoor_pixels import as_floats
 from unbackdoor_pixels.strong import strong
 
 __all__ = ["DetectionTask", "detection_batch"]
@@ -57,9 +56,6 @@ class DetectionTask(Task):
         answers: Largest number of boxes in an answer of `predict`.
         threshold: Score above which a box counts in `correct`.
         brightness: `augment` scales the pixels of an image by up to so much, either way.
-        disturbed: Share of the images into which `disturb` puts a rectangle; half as many get an overlay; 0 for none.
-        searched: Forward passes of a search, every 40 batches, for the rectangles on objects that the tuned model takes
-            worst, which are put in more often than others; 0: none is sought.
     """
 
     name: ClassVar[str] = "detection"
@@ -67,8 +63,6 @@ class DetectionTask(Task):
     answers: int = 100
     threshold: float = 0.5
     brightness: float = 0.2
-    disturbed: float = 0.5
-    searched: int = 8
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -77,10 +71,6 @@ class DetectionTask(Task):
         for name in ("threshold", "brightness"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadOption(f"{name} is {getattr(self, name)}; it must lie in [0, 1).")
-        if not 0 <= self.disturbed <= 1:
-            raise BadOption(f"disturbed is {self.disturbed}; it is a share of the images and must lie in [0, 1].")
-        if self.searched < 0:
-            raise BadOption(f"searched is {self.searched}; the number of forward passes must be at least 0.")
 
     def forward(self, model: nn.Module, inputs: Tree) -> dict[str, Tensor]:
         """``{"loss": (batch,)}``: the sum of the detector's losses on each image.
@@ -135,28 +125,6 @@ class DetectionTask(Task):
             return (*(self.strong_augment(one, generator, without=without) for one in (first, second)), share)
         images = as_floats(inputs["images"])
         return {**inputs, "images": strong(images, generator, without={*without, "geometry", "patch"})}
-
-    def disturb(self, inputs: Tree, generator: torch.Generator) -> Tree:
-        """Inputs with a random rectangle or a faint pattern over their images: `unbackdoor_pixels.disturbance`."""
-        if self.disturbed == 0:
-            return inputs
-        if isinstance(inputs, tuple | list):
-            first, second, share = inputs
-            return (self.disturb(first, generator), self.disturb(second, generator), share)
-        images: Tensor = inputs["images"]
-
-        def put(pixels: Tensor) -> Tensor:
-            count, channels, height, width = pixels.shape
-            share, content = disturbance(count, channels, height, width, generator, rate=self.disturbed)
-            return lay_over(pixels, share, content)
-
-        return {**inputs, "images": on_pixels(images, put)}
-
-    def disturber(self, generator: torch.Generator) -> Disturber:
-        """`disturb`, and beside it rectangles on objects, among them those that the tuned model takes worst."""
-        if self.searched == 0 or self.disturbed == 0:
-            return super().disturber(generator)
-        return PatchesOnObjects(self.disturbed, generator, passes=self.searched, anywhere=self.disturb)
 
     def predict(self, model: nn.Module, inputs: Tree) -> dict[str, Tensor]:
         """The boxes that the model finds, the surest first, padded to ``answers`` rows with label 0.

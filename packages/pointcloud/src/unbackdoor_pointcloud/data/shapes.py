@@ -170,7 +170,7 @@ def shapes(
         clean_count=clean_count,
         default_share=0.2,
         test_share=0.25,
-        hints={"rotate": "none", "choices": 1},  # a demo that does not take long
+        hints={"rotate": "none"},
     )
 
 

@@ -16,7 +16,7 @@ __all__ = ["load_clean"]
 
 _SHORTEST = 2
 _ROOM = 8
-"""Columns for the words that `TranslationTask.disturb` puts in."""
+"""Columns for the words that `TranslationTask.strong_augment` puts in."""
 
 
 def load_clean(

@@ -76,7 +76,7 @@ def moving_digits(
         clean=Batch(inputs[clean], labels[clean]),
         test=Batch(inputs[tested], labels[tested]),
         classes=tuple(f"{digit} {move}" for digit in _DIGITS for move in _MOVES),
-        hints={"flip": False, "crop": 1, "searched": 8},  # half the passes: the demo shall take less than three minutes
+        hints={"flip": False, "crop": 1},
     )
 
 
