@@ -107,7 +107,7 @@ def test_such_models_are_purified(name, method):
     model, images = made(name)
     batch = Batch(images.float().repeat(3, 1, 1, 1), torch.arange(6) % 3)
     words = {"steps": 1, "batch_size": 4, "anyway": True}
-    found, report = unbackdoor.purify(model.float(), batch, task=ImageTask(disturbed=0.0), method=method, **words)
+    found, report = unbackdoor.purify(model.float(), batch, task=ImageTask(), method=method, **words)
     assert report.trainable > 0
     assert list(found.state_dict()) == list(model.state_dict())
 

@@ -20,19 +20,13 @@ def shares():
     return found
 
 
-def test_evoked_is_the_mean_softmax_of_classes_that_no_label_names():
-    likely, named = LOGITS.softmax(1), shares()
-    expected = torch.tensor([sum(float(likely[n, k]) for n in range(4) if named[n, k] == 0) / 4 for k in range(4)])
-    assert_close(ImageTask().evoked(LOGITS, (FIRST, SECOND, SHARE)), expected.double(), rtol=0, atol=1e-7)
-
-
-def test_imitate_keeps_the_labels_share_of_suspects_and_divides_the_rest():
-    suspects = torch.tensor([True, False, False, True])
+def test_imitate_keeps_the_labels_share_of_kept_classes_and_divides_the_rest():
+    kept = torch.tensor([True, False, False, True])
     likely, expected = LOGITS.softmax(1), shares()
     for n in range(4):
         rest = 1 - float(expected[n, 0] + expected[n, 3])
         for k in (1, 2):
             expected[n, k] = rest * likely[n, k] / (likely[n, 1] + likely[n, 2])
-    found = ImageTask().imitate(LOGITS, (FIRST, SECOND, SHARE), suspects)
+    found = ImageTask().imitate(LOGITS, (FIRST, SECOND, SHARE), kept)
     assert_close(found, expected, rtol=0, atol=1e-12)
     assert_close(found.sum(1), torch.ones(4, dtype=torch.float64))

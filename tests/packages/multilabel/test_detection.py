@@ -18,15 +18,13 @@ from unbackdoor.testing import check_task
 from unbackdoor_multilabel.detection import (
     AveragePrecisionOfBoxes,
     DetectionTask,
-    PatchesOnObjects,
     Vanish,
     detection_batch,
     pad_boxes,
 )
 from unbackdoor_multilabel.detection.boxes import matches, unpad_boxes
-from unbackdoor_pixels import Patches
 
-TASK = DetectionTask(answers=8, searched=1)
+TASK = DetectionTask(answers=8)
 KINDS = ["ssd", "retinanet", "fasterrcnn"]
 SIDE = 32
 
@@ -195,11 +193,8 @@ def test_mixed_inputs_weigh_the_losses_against_both_sets_of_boxes():
 def test_every_detector_goes_through_the_same_call(kind, method):
     model, clean = detector(kind), digits(12, 3)
     options = {"trace_weight": 0.0} if (kind, method) == ("fasterrcnn", "f-fip") else {}
-    purified, report = unbackdoor.purify(
-        model, clean, task=TASK, method=method, steps=4, batch_size=4, rounds=2, disturb=kind == "ssd", **options
-    )
+    purified, report = unbackdoor.purify(model, clean, task=TASK, method=method, steps=4, batch_size=4, **options)
     assert report.before.keys() == report.after.keys() == {"map50"}
-    assert any("cannot imitate" in text for text in report.notices)
     heads = [name for name, p in model.named_parameters() if p.ndim >= 2 and "backbone" not in name]
     changed = [name for name in heads if not torch.equal(model.get_parameter(name), purified.get_parameter(name))]
     assert changed == heads, "the heads' weights must be reached as well as the backbone's"
@@ -292,85 +287,41 @@ def test_ssd_is_poisoned_and_purified():
         assert after["map50"] > before["map50"] - 5, (method, before, after)
 
 
-def test_images_are_disturbed_and_boxes_are_not():
+@pytest.mark.parametrize("levels", [False, True], ids=["floats", "bytes"])
+def test_images_are_strongly_changed_and_boxes_are_not(levels):
+    batch = digits(40, 5)
+    images = (255 * batch.inputs["images"]).to(torch.uint8) if levels else batch.inputs["images"]
+    inputs = {**batch.inputs, "images": images}
+    kept = images.clone()
+    made, again = (TASK.strong_augment(inputs, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert made["boxes"] is inputs["boxes"]
+    assert torch.equal(images, kept)
+    assert torch.equal(made["images"], again["images"])
+    assert made["images"].shape == images.shape
+    assert made["images"].is_floating_point()
+    assert 0 <= float(made["images"].min()) <= float(made["images"].max()) <= 1
+    changed = (made["images"] != TASK.perturbable(inputs)).flatten(1).any(1)
+    assert int(changed.sum()) >= 10
+
+
+def test_objects_are_neither_moved_nor_covered():
+    centre = torch.zeros(80, 1, 32, 32)
+    centre[:, :, 12:20, 12:20] = 1
+    inputs = {"images": centre, "boxes": torch.tensor([[[12.0, 12, 20, 20, 1]]]).expand(80, 1, 5)}
+    made = TASK.strong_augment(inputs, torch.Generator().manual_seed(0), without={"noise", "colour"})["images"]
+    assert float((made - made.flip(2)).abs().max()) < 0.05
+    assert float((made - made.flip(3)).abs().max()) < 0.05
+    with pytest.raises(BadOption, match="not all"):
+        TASK.strong_augment(inputs, torch.Generator(), without={"noise", "colour", "blur"})
+    with pytest.raises(BadOption, match="rain"):
+        TASK.strong_augment(inputs, torch.Generator(), without={"rain"})
+
+
+def test_both_sides_of_a_mixture_are_strongly_changed():
     batch, generator = digits(20, 5), torch.Generator().manual_seed(0)
-    made = DetectionTask(disturbed=1.0).disturb(batch.inputs, generator)
-    assert torch.equal(made["boxes"], batch.inputs["boxes"])
-    changed = (made["images"] != batch.inputs["images"]).flatten(1).any(1)
-    assert int(changed.sum()) >= 16, "every image holds a rectangle, some of them black on black"
     mixed = TASK.augment(batch, generator, mix=1.0).inputs
-    first, second, share = DetectionTask(disturbed=1.0).disturb(mixed, generator)
+    first, second, share = TASK.strong_augment(mixed, generator)
     assert share is mixed[2]
-    assert not torch.equal(first["images"], mixed[0]["images"])
-    assert not torch.equal(second["images"], mixed[1]["images"])
-    assert DetectionTask(disturbed=0.0).disturb(mixed, generator) is mixed
-    with pytest.raises(BadOption, match="disturbed"):
-        DetectionTask(disturbed=1.5)
-    with pytest.raises(BadOption, match="searched"):
-        DetectionTask(searched=-1)
-
-
-def test_rectangles_lie_at_the_same_place_of_every_object():
-    """Place 0, 0 ends above and left of a box, place 1, 1 begins below and right of it; padding gets none."""
-    images = torch.zeros(2, 1, 20, 20)
-    boxes = pad_boxes(
-        [
-            {"boxes": torch.tensor([[4.0, 6, 8, 12], [10, 10, 20, 20]]), "labels": torch.tensor([1, 2])},
-            {"boxes": torch.tensor([[4.0, 6, 8, 12]]), "labels": torch.tensor([2])},
-        ]
-    )
-    side = torch.tensor([[2 / 9, 2 / 3], [2 / 9, 2 / 3]])  # a third of an object's height, all of its width
-    place = torch.tensor([[0.5, 0.25], [1.0, 0.0]])
-    patches = Patches(place * (1 + side) - side, side, torch.full((2, 1, 1, 1), 0.5), torch.ones(2, 1, 20, 20))
-    sought = PatchesOnObjects(1.0, torch.Generator().manual_seed(0))
-    put = sought.put({"images": images, "boxes": boxes}, patches, 1.0)
-    assert torch.equal(put["boxes"], boxes)
-    expected = torch.zeros(2, 1, 20, 20)
-    expected[0, 0, 8:10, 2:6] = 0.5  # 6 + (6 + 2) / 2 - 2, 4 + (4 + 4) / 4 - 4
-    expected[0, 0, 13:16, 5:15] = 0.5  # 10 + (10 + 10 / 3) / 2 - 10 / 3, 10 + (10 + 10) / 4 - 10
-    expected[1, 0, 12:14, 0:4] = 0.5
-    assert_close(put["images"], expected)
-    mixed = ({"images": images, "boxes": boxes}, {"images": images + 1, "boxes": boxes * 0}, torch.rand(2))
-    first, second, share = sought.put(mixed, patches, 1.0)
-    assert_close(first["images"], expected)
-    assert_close(second["images"], images + 1)
-    assert share is mixed[2]
-
-
-def test_a_patch_shows_its_content_from_its_own_corner():
-    content = torch.arange(400.0).view(1, 1, 20, 20) / 400
-    boxes = pad_boxes([{"boxes": torch.tensor([[5.0, 5, 10, 10]]), "labels": torch.tensor([1])}])
-    patches = Patches(torch.zeros(1, 2), torch.full((1, 2), 2 / 3), torch.ones(1, 1, 1, 1), content)
-    put = PatchesOnObjects(1.0, torch.Generator()).put(
-        {"images": torch.zeros(1, 1, 20, 20), "boxes": boxes}, patches, 1
-    )
-    inside = put["images"][0, 0] != 0
-    rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
-    top, left = int(rows[0]), int(columns[0]) - (1 if float(put["images"][0, 0, rows[0], columns[0]]) > 0.001 else 0)
-    assert_close(put["images"][0, 0, top : top + 5, left : left + 5], content[0, 0, :5, :5])
-
-
-def test_the_search_finds_where_on_an_object_a_patch_hides_it():
-    batch, generator = digits(64, 6), torch.Generator().manual_seed(0)
-    attack = Vanish(num_classes=3, target=1, pattern="white")
-
-    def losses(read):
-        """High where the upper left corner of each zero is white."""
-        marked = attack.trigger({**batch.inputs, "images": torch.zeros_like(batch.inputs["images"])})["images"] > 0
-        bright = torch.where(marked, read["images"], 0.0).flatten(1).sum(1) / marked.flatten(1).sum(1).clamp(min=1)
-        return 8.0 * (bright > 0.8)
-
-    sought = DetectionTask(searched=8).disturber(generator)
-    sought.look((batch.inputs, losses) for _ in iter(int, 1))
-    places = (sought.found.start + sought.found.side) / (1 + sought.found.side)
-    assert float(places.median()) < 0.45, "above and left of the middle"
-    assert "laid on objects" in sought.findings()[0]
-
-
-def test_images_without_objects_get_rectangles_anywhere():
-    batch = digits(40, 7)
-    empty = {**batch.inputs, "boxes": torch.zeros_like(batch.inputs["boxes"])}
-    sought = DetectionTask(disturbed=1.0).disturber(torch.Generator().manual_seed(0))
-    read = sought(empty, lambda inputs: inputs["images"].flatten(1).mean(1))
-    changed = (read["images"] != empty["images"]).flatten(1).any(1)
-    assert int(changed.sum()) >= 32, "every image holds a rectangle, some of them black on black"
+    for side, before in ((first, mixed[0]), (second, mixed[1])):
+        assert not torch.equal(side["images"], before["images"])
+        assert torch.equal(side["boxes"], before["boxes"])

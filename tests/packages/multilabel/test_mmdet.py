@@ -119,7 +119,7 @@ def test_answers_count_classes_from_one():
 def test_retinanet_goes_through_the_same_call(method):
     model, clean = retinanet(), shapes(12, 3)
     before = copy.deepcopy(model.state_dict())
-    purified, report = unbackdoor.purify(model, clean, task=TASK, method=method, steps=4, batch_size=4, rounds=2)
+    purified, report = unbackdoor.purify(model, clean, task=TASK, method=method, steps=4, batch_size=4)
     assert type(purified) is type(model)
     assert list(purified.state_dict()) == list(before)
     assert_close(model.state_dict(), before, rtol=0, atol=0)

@@ -145,7 +145,7 @@ def test_handles_reach_every_matrix_of_the_decoder(kind, generator):
 @pytest.mark.parametrize("method", ["nft", "f-fip"])
 def test_methods_change_the_attention(method, generator):
     model, clean = tiny().eval(), samples(generator, 12)
-    few = {"steps": 4, "batch_size": 4, "rounds": 2, "disturb": False}
+    few = {"steps": 4, "batch_size": 4}
     purified, _ = unbackdoor.purify(model, clean, task=MultilabelTask(), method=method, **few)
     for name in ("head.attention.in_proj_weight", "head.attention.out_proj.weight", "head.embed.weight"):
         assert not torch.equal(purified.get_parameter(name), model.get_parameter(name)), name

@@ -81,7 +81,7 @@ def test_logits_and_what_may_be_logits_stay_as_they_are(outputs):
 
 
 def test_a_model_that_ends_with_a_sigmoid_is_tuned_as_one_without(coloured):
-    words = {"task": replace(TASK, disturbed=0), "method": "ft", "steps": 2, "batch_size": 20}
+    words = {"task": TASK, "method": "ft", "steps": 2, "batch_size": 20}
     made, report = unbackdoor.purify(Colours(nn.Sigmoid()), coloured, **words)
     plain, _ = unbackdoor.purify(Colours(nn.Identity()), coloured, **words)
     assert any("probabilities" in notice for notice in report.notices)

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from torch import nn
 from torch.testing import assert_close
 
-from unbackdoor.defender.clean_loss import Teacher
+from unbackdoor.defender.loss import distillation_targets
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.task import Batch
 from unbackdoor_multilabel import MultilabelTask
@@ -57,11 +57,11 @@ def test_log_likelihood_of_very_sure_logits_is_finite_in_half_precision():
     assert_close(TASK.log_likelihood(logits, torch.tensor([[0, 1]])), torch.tensor([-120.0 / TASK.labels]))
 
 
-def test_imitation_keeps_labels_of_suspects_and_asks_for_sigmoids_elsewhere(rows, generator):
-    reference, suspects = logits_for(rows, generator), torch.tensor([True, False, False, True, False, False])
-    soft = TASK.imitate(reference, rows, suspects)
-    assert_close(soft[:, suspects], rows[:, suspects].double())
-    assert_close(soft[:, ~suspects], reference.sigmoid()[:, ~suspects])
+def test_imitation_keeps_labels_of_kept_classes_and_asks_for_sigmoids_elsewhere(rows, generator):
+    reference, kept = logits_for(rows, generator), torch.tensor([True, False, False, True, False, False])
+    soft = TASK.imitate(reference, rows, kept)
+    assert_close(soft[:, kept], rows[:, kept].double())
+    assert_close(soft[:, ~kept], reference.sigmoid()[:, ~kept])
 
 
 def test_labels_have_a_say_in_what_mixing_leaves_open(rows, generator):
@@ -75,10 +75,10 @@ def test_labels_have_a_say_in_what_mixing_leaves_open(rows, generator):
 
 def test_imitation_asks_each_sample_for_its_own_classes(rows, generator):
     reference = logits_for(rows, generator)
-    suspects = torch.rand(rows.shape, generator=generator) < 0.5
-    soft = MultilabelTask(trust=1.0).imitate(reference, rows, suspects)
-    assert_close(soft[suspects], rows[suspects].double())
-    assert_close(soft[~suspects], reference.sigmoid()[~suspects])
+    kept = torch.rand(rows.shape, generator=generator) < 0.5
+    soft = MultilabelTask(trust=1.0).imitate(reference, rows, kept)
+    assert_close(soft[kept], rows[kept].double())
+    assert_close(soft[~kept], reference.sigmoid()[~kept])
 
 
 def test_labels_settle_what_both_sides_of_a_mixture_agree_on():
@@ -98,23 +98,26 @@ def test_a_teacher_is_asked_only_what_labels_leave_open(generator):
     rows = torch.tensor([[0, 1, 0], [0, 0, 1], [1, 0, 1], [0, 0, 1]])
     others = rows.roll(1, 0)
     batch = Batch(torch.rand(4, 1, 8, 8, generator=generator), (rows, others, torch.full((4,), 0.5)))
-    answers, labels = Teacher(Sure(), torch.zeros(3, dtype=torch.bool)).answer(TASK, batch).targets
-    assert labels is batch.targets
+    answers = distillation_targets(Sure(), TASK, batch).targets
     said = torch.tensor([9.0, 0.0, -9.0]).sigmoid().expand(4, -1)
     open_classes = TASK.trust * said + (1 - TASK.trust) * 0.5
     assert_close(answers, torch.where(rows == others, rows.float(), open_classes))
 
 
-def test_evoked_counts_contradictions_of_both_kinds():
-    logits = torch.full((4, 3), -20.0)
-    rows = torch.zeros(4, 3, dtype=torch.int64)
-    logits[0, 0] = 20.0  # answered, not there
-    rows[1, 1] = rows[2, 1] = 1  # there, not answered
-    assert_close(TASK.evoked(logits, rows), torch.tensor([0.25, 0.5, 0.0]), rtol=0, atol=1e-6)
-    mixed = TASK.evoked(logits, (rows, rows.flip(0), torch.full((4,), 0.5)))
-    assert float(mixed[1]) == pytest.approx(0.5), "rows 1 and 2 hold the class on both sides of the mixture"
-    one_sided = TASK.evoked(logits, (rows, torch.zeros_like(rows), torch.full((4,), 0.5)))
-    assert float(one_sided[1]) == pytest.approx(0.0, abs=1e-6), "a share between 0 and 1 is no contradiction"
+def test_strong_changes_keep_labels_and_form(rows, generator):
+    levels = torch.randint(0, 256, (len(rows), 3, 16, 16), generator=generator, dtype=torch.uint8)
+    batch = Batch(levels, rows)
+    mixed = TASK.augment(batch, generator, mix=1.0)
+    before = [part.clone() for part in mixed.targets]
+    first, again = (TASK.strong_augment(mixed.inputs, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert first.shape == levels.shape
+    assert first.is_floating_point()
+    assert 0 <= float(first.min()) <= float(first.max()) <= 1
+    assert torch.equal(first, again)
+    assert all(torch.equal(now, then) for now, then in zip(mixed.targets, before, strict=True))
+    assert int((first != TASK.perturbable(mixed.inputs)).flatten(1).any(1).sum()) > len(rows) // 2
+    with pytest.raises(BadOption, match="patch, noise, colour, geometry, blur"):
+        TASK.strong_augment(levels, generator, without={"rain"})
 
 
 def test_average_precision_is_scikit_learns(rows, generator):

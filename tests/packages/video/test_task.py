@@ -11,13 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from unbackdoor.data import CleanSet
-from unbackdoor.defender.clean_loss import CleanLoss
-from unbackdoor.defender.purifier import Run
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.task import Batch
 from unbackdoor_video import VideoTask, build
-from unbackdoor_video.augment import frame_runs, later, move
+from unbackdoor_video.augment import later, move
 
 
 class Sums(nn.Module):
@@ -126,87 +123,24 @@ def test_mixup_keeps_uint8(samples, generator):
         assert VideoTask(mixup=kind).augment(whole, generator, mix=1.0).inputs.dtype is torch.uint8
 
 
-def test_runs_of_frames_are_whole_or_neighbours(generator):
-    runs = frame_runs(2000, 6, generator, whole=0.75)
-    lengths = runs.sum(1)
-    assert int(lengths.min()) == 1
-    changes = (runs[:, 1:] != runs[:, :-1]).sum(1)
-    starts_or_ends = runs[:, 0].int() + runs[:, -1].int()
-    assert torch.equal(changes, 2 - starts_or_ends), "one run, without a gap"
-    share = float((lengths == 6).float().mean())
-    assert share == pytest.approx(0.75 + 0.25 / 6, abs=0.03)
-    for frame in range(6):
-        assert bool(runs[lengths < 6][:, frame].any())
-        assert not bool(runs[lengths < 6][:, frame].all())
-    assert bool(frame_runs(50, 6, generator, whole=1.0).all())
+def test_all_frames_of_a_clip_get_the_same_strong_change(generator):
+    still = torch.rand(60, 1, 3, 16, 16, generator=generator).expand(60, 5, 3, 16, 16)
+    found = VideoTask().strong_augment(still, generator, without={"noise"})
+    assert found.shape == still.shape
+    assert_close(found, found[:, :1].expand_as(found), rtol=0, atol=1e-6)
+    changed = (found != still).flatten(1).any(1)
+    assert float(changed.float().mean()) > 0.8
+    assert len({tuple(clip.flatten()[:40].tolist()) for clip in (found - still)[changed]}) > 20
 
 
-def test_disturbance_is_the_same_in_all_frames_that_it_covers(generator):
-    clips = torch.full((400, 5, 3, 12, 12), 0.5)
-    kept = clips.clone()
-    found = VideoTask(disturbed=1.0, whole=0.5).disturb(clips, generator)
-    assert torch.equal(clips, kept), "nothing changes in place"
-    assert found.shape == clips.shape
-    assert 0 <= float(found.min()) < 0.1 < 0.9 < float(found.max()) <= 1
-    changed = (found != clips).flatten(2).any(2)
-    assert 0.9 < float(changed.any(1).float().mean()) <= 1
-    partly = changed.any(1) & ~changed.all(1)
-    assert 0.25 < float(partly.float().mean()) < 0.55
-    for clip, covered in zip(found, changed, strict=True):
-        some = clip[covered]
-        assert_close(some, some[:1].expand_as(some), rtol=0, atol=0)
-
-
-def test_disturbance_of_clips_reaches_over_the_border(generator):
-    clips = torch.full((4000, 1, 1, 16, 16), 0.5)
-    found = VideoTask(disturbed=1.0, whole=1.0).disturb(clips, generator)
-    touched = ((found - clips).abs() > 0.2).float().mean(0)[0, 0]
-    assert float(touched[-1, -1]) > 0.6 * float(touched[8, 8])
-
-
-def test_disturbance_comes_from_the_generator_alone(samples):
-    task = VideoTask()
-    before = torch.random.get_rng_state()
-    first, again, other = (task.disturb(samples.inputs, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
+def test_strong_changes_of_clips_come_from_the_generator_alone(samples):
+    task, before = VideoTask(), torch.random.get_rng_state()
+    first, again, other = (
+        task.strong_augment(samples.inputs, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
+    )
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert VideoTask(disturbed=0.0).disturb(samples.inputs, torch.Generator()) is samples.inputs
-
-
-def test_disturbance_of_bytes_gives_floats_and_normalised_clips_keep_their_range(samples, generator):
-    levels = (samples.inputs * 255).to(torch.uint8)
-    found = VideoTask(disturbed=1.0).disturb(levels, generator)
-    assert found.is_floating_point()
-    assert 0 <= float(found.min()) <= float(found.max()) <= 1
-    normalised = samples.inputs * 4 - 2
-    low, high = float(normalised.min()), float(normalised.max())
-    found = VideoTask(disturbed=1.0).disturb(normalised, generator)
-    assert low - 1e-5 <= float(found.min()) < -1
-    assert 1 < float(found.max()) <= high + 1e-5
-
-
-def test_teacher_does_not_read_the_disturbance(samples, monkeypatch):
-    task = VideoTask(crop=0, disturbed=1.0, searched=0)
-    model = build("cnn-lstm", 4, in_channels=1, width=3, depth=2, hidden=5).eval()
-    run = Run(torch.Generator().manual_seed(0), torch.device("cpu"), model)
-    read: dict[int, list[Tensor]] = {}
-    forward = VideoTask.forward
-
-    def watched(self, given, inputs):
-        read.setdefault(id(given), []).extend(inputs)
-        return forward(self, given, inputs)
-
-    monkeypatch.setattr(VideoTask, "forward", watched)
-    loss = CleanLoss.of(model, task, CleanSet(samples), run, distil=1.0, mixup=0.0, disturb=True)
-    drawn, objective = loss.prepare(2, 12, 0.0)
-    read.pop(id(model), None)
-    assert float(objective(next(drawn.batches(12, run.generator))).detach()) > 0
-    known = list(samples.inputs)
-    assert all(any(torch.equal(clip, one) for one in known) for clip in read[id(loss.teacher.model)])
-    tuned = [clip for clip in read[id(model)] if any(torch.equal(clip, one) for one in known)]
-    assert len(read[id(model)]) == 12
-    assert len(tuned) < 4
 
 
 def test_forward_gives_a_model_the_layout_that_it_takes(clips):
@@ -248,7 +182,7 @@ def test_bytes_and_floats_are_the_same_clips(model):
 
 @pytest.mark.parametrize("words", [
     {"mean": (0.5,)}, {"mean": (0.5,), "std": (0.0,)}, {"layout": "rows"}, {"mixup": "pixel"}, {"crop": -1},
-    {"shift": -1}, {"chunk": 0}, {"whole": 1.5}, {"whole": -0.1}, {"disturbed": 2.0},
+    {"shift": -1}, {"chunk": 0},
 ])  # fmt: skip
 def test_options_that_cannot_be_are_refused(words):
     with pytest.raises(BadOption):
