@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -56,7 +57,7 @@ def test_result_that_lost_too_much_is_refused_with_its_evidence(victim, holdout)
         Harm(holdout=holdout).purify(model, victim.clean, TASK)
     assert weight_hash(model) == before
     report = caught.value.report
-    assert report.after["accuracy"] == pytest.approx(40)
+    assert report.after["accuracy"] == pytest.approx(40 if holdout else math.nan, nan_ok=True)
     assert report.hash_before == before != report.hash_after
     assert report.log
     assert "has lost 60.0 points" in report.overruled[0]
@@ -103,20 +104,27 @@ def test_nan_is_refused_even_on_request(victim, anyway):
         ("ft", {"lr": 30.0}),
     ],
 )
-def test_method_that_diverges_is_refused(victim, method, options):
+def test_method_that_diverges_is_refused_or_gives_the_given_model_back(victim, method, options):
     known = method_of(method).__dataclass_fields__
     quick = {name: value for name, value in {"steps": 8, "batch_size": 16, "rounds": 2}.items() if name in known}
-    with pytest.raises(ResultRefused):
-        unbackdoor.purify(
+    try:
+        _, report = unbackdoor.purify(
             victim.model, victim.clean[torch.arange(0, 150, 4)], task=TASK, method=method, **quick, **options
         )
+    except ResultRefused:
+        return
+    assert report.given_back
+    assert report.hash_after == report.hash_before
 
 
 def test_report_says_how_much_its_figures_rest_on(victim):
     _, report = unbackdoor.purify(victim.model, victim.clean, task=TASK, method="ft", steps=1)
-    assert (report.evidence["samples"], report.evidence["classes"]) == (150, 5)
+    assert (report.evidence["samples"], report.evidence["classes"]) == (30, 5)
     low, high = report.evidence["after"]
     assert 0 < low <= report.after["accuracy"] <= high <= 100
+    low, high = report.evidence["drop"]
+    assert low <= report.before["accuracy"] - report.after["accuracy"] <= high
+    assert high > 10, "thirty samples cannot rule out a loss of some points, however well they are answered"
     assert not any("say little" in text for text in report.notices)
 
 

@@ -1,4 +1,4 @@
-"""Which neurons are pruned by a score, and that they are as many as the budget allows."""
+"""Which neurons are pruned by a score, and that they are as many as the tolerance allows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from unbackdoor.data import CleanSet
 from unbackdoor.defender.pruning import Course, neuron_mask, prune_below, prune_within
 from unbackdoor.defender.reparam import NeuronMask
-from unbackdoor.defender.tolerance import CleanBudget
+from unbackdoor.defender.tolerance import AccuracyTolerance
+from unbackdoor.errors import BeyondTolerance
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask
 
@@ -37,14 +38,14 @@ def setting(run, scores):
     run.holdout = clean
     model = network()
     mask = NeuronMask(model, partial(model, clean.samples.inputs[:2]), head=False)
-    return model, mask, {"0.weight": torch.tensor(scores)}, CleanBudget.of(model, TASK, clean, run, 3.0)
+    return model, mask, {"0.weight": torch.tensor(scores)}, AccuracyTolerance.of(model, TASK, clean, run, 3.0)
 
 
-def test_the_largest_threshold_within_the_budget_prunes(run):
-    model, mask, scores, budget = setting(run, [0.25, 0.9, 0.1, 0.3, 0.2, 1.0])
+def test_the_largest_threshold_within_the_tolerance_prunes(run):
+    model, mask, scores, tolerance = setting(run, [0.25, 0.9, 0.1, 0.3, 0.2, 1.0])
     given = model[0].weight.detach().clone()
     with mask:
-        assert prune_within(mask, scores, budget, model, below=1.0) == 2
+        assert prune_within(mask, scores, tolerance, model, below=1.0) == 2
         mask.fold_()
     kept = torch.tensor([True, True, False, True, False, True])  # the next one, neuron 0, is needed
     assert_close(model[0].weight.detach(), given * kept.unsqueeze(1), rtol=0, atol=0)
@@ -52,10 +53,10 @@ def test_the_largest_threshold_within_the_budget_prunes(run):
 
 
 def test_a_needed_neuron_of_the_lowest_score_stays_and_the_next_are_tried_one_by_one(run):
-    model, mask, scores, budget = setting(run, [0.1, 0.9, 0.25, 0.3, 0.2, 1.0])
+    model, mask, scores, tolerance = setting(run, [0.1, 0.9, 0.25, 0.3, 0.2, 1.0])
     given = model[0].weight.detach().clone()
     with mask:
-        assert prune_within(mask, scores, budget, model, below=1.0) == 4
+        assert prune_within(mask, scores, tolerance, model, below=1.0) == 4
         mask.fold_()
     kept = torch.tensor([True, False, False, False, False, True])  # 0 is needed, 5 is not suspicious
     assert_close(model[0].weight.detach(), given * kept.unsqueeze(1), rtol=0, atol=0)
@@ -63,33 +64,39 @@ def test_a_needed_neuron_of_the_lowest_score_stays_and_the_next_are_tried_one_by
     assert (run.log[-1]["pruned"], run.log[-1]["tried"], run.log[-1]["drop"]) == (4, 5, 0.0)
 
 
+def test_where_every_neuron_costs_too_much_nothing_is_given(run):
+    model, mask, scores, tolerance = setting(run, [0.1, 0.9, 0.2, 0.3, 0.3, 0.3])
+    with mask, pytest.raises(BeyondTolerance, match="even the neuron that cost least, of 1 suspicious ones"):
+        prune_within(mask, scores, tolerance, model, patience=1)
+
+
 def test_pruning_ends_after_so_many_neurons_that_had_to_stay(run):
-    model, mask, scores, budget = setting(run, [0.1, 0.9, 0.2, 0.3, 0.3, 0.3])
-    given = model[0].weight.detach().clone()
+    model, mask, scores, tolerance = setting(run, [0.1, 0.9, 0.2, 0.3, 0.3, 0.3])
+    given, run.allow_drop = model[0].weight.detach().clone(), True
     with mask:
-        assert prune_within(mask, scores, budget, model, patience=1) == 0
+        assert prune_within(mask, scores, tolerance, model, patience=1) == 0
         mask.fold_()
     assert torch.equal(model[0].weight, given)
-    assert run.notices[-1] == "nothing was pruned: none of 1 suspicious neurons was within the budget."
+    assert run.notices[-1] == "nothing was pruned: none of 1 suspicious neurons was within the tolerance."
 
 
-def test_what_was_pruned_before_counts_against_the_budget(run):
+def test_what_was_pruned_before_counts_against_the_tolerance(run):
     """The first class needs 5 of 4 + 2 + 2: neuron 0 cannot go, and of neurons 1 and 2 either can, but not both."""
-    model, mask, scores, budget = setting(run, [0.1, 0.2, 0.3, 1.0, 1.0, 1.0])
+    model, mask, scores, tolerance = setting(run, [0.1, 0.2, 0.3, 1.0, 1.0, 1.0])
     with torch.no_grad():
         model[0].weight[1:3] = model[0].weight[0]
         model[1].weight[0, :3] = torch.tensor([4.0, 2.0, 2.0])
         model[1].bias[1] = 5.0
     with mask:
-        assert prune_within(mask, scores, budget, model, below=1.0) == 1
+        assert prune_within(mask, scores, tolerance, model, below=1.0) == 1
         mask.fold_()
     assert (model[0].weight.abs().sum(1) == 0).tolist() == [False, True, False, False, False, False]
 
 
 def test_a_fixed_threshold_prunes_whatever_it_costs(run):
-    model, mask, scores, budget = setting(run, [0.1, 0.9, 0.2, 0.3, 0.3, 0.3])
+    model, mask, scores, tolerance = setting(run, [0.1, 0.9, 0.2, 0.3, 0.3, 0.3])
     with mask:
-        prune_below(mask, scores, 0.2, budget)
+        prune_below(mask, scores, 0.2, tolerance)
         mask.fold_()
     assert (model[0].weight.abs().sum(1) == 0).tolist() == [True, False, True, False, False, False]
 

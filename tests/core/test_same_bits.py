@@ -30,14 +30,14 @@ SHORT = {
     "steps": 12, "teacher_steps": 6, "unlearn_steps": 6, "end_steps": 6, "batch_size": 16, "rounds": 2, "passes": 2,
     "ascent_steps": 2, "solver_steps": 2, "search_steps": 2, "prune_step": 0.25, "trace_samples": 8, "trace_every": 2,
 }  # fmt: skip
-PLAIN = {"max_clean_drop": 100.0, "holdout": 0.0, "disturb": False}  # nothing is judged, nothing is searched for
+PLAIN = {"max_clean_drop": 100.0, "holdout": 0.0}  # nothing is judged
 CASES = {
     **{name: (name, None, {}) for name in (
         "anp", "awm", "bn-only", "clp", "fine-pruning", "fst", "ft", "ft-sam", "i-bau", "mcr", "nad", "rnp", "sam",
         "sau", "tsbd",
     )},
-    "nft, the paper's objective": ("nft", "paper", {"rounds": 1}),
-    "f-fip, the paper's objective": ("f-fip", "paper", {"rounds": 1}),
+    "nft, the paper's objective": ("nft", "paper", {}),
+    "f-fip, the paper's objective": ("f-fip", "paper", {}),
     "ft, with MixUp": ("ft", None, {"mixup": 1.0}),
     "anp, BatchNorm in train mode": ("anp", None, {"bn": "update", "site": "norm"}),
 }  # fmt: skip
@@ -72,7 +72,7 @@ def hash_of(case: str) -> str:
 
 def hash_on_architecture(kind: str) -> str:
     tiny = tiny_models()[kind]
-    made = method("nft").make("paper", steps=4, batch_size=4)
+    made = method("nft").make("paper", steps=4, batch_size=4, holdout=0.0)
     return purify(tiny.build(), tiny.batch(), task=ClassificationTask(), method=made, anyway=True)[1].hash_after
 
 

@@ -6,8 +6,9 @@ from fractions import Fraction
 from math import comb, sqrt
 
 import pytest
+import torch
 
-from unbackdoor.defender.preflight.significance import at_least, at_most, better, interval
+from unbackdoor.defender.preflight.significance import at_least, at_most, better, drop_interval, interval
 
 
 def exact(counts, total, share):
@@ -42,3 +43,34 @@ def test_interval_solves_wilsons_equation(right, total):
             distance = abs(right / total - share)
             assert distance == pytest.approx(1.959964 * sqrt(share * (1 - share) / total), rel=1e-5)
     assert interval(0, 0) == (0.0, 100.0)
+
+
+def test_unchanged_answers_on_few_samples_rule_out_little() -> None:
+    low, high = drop_interval(torch.ones(33), torch.ones(33))
+    assert high == pytest.approx(100 * (1 - 0.0125 ** (1 / 33)), abs=1e-6)
+    assert low == pytest.approx(-high)
+    assert drop_interval(torch.ones(0), torch.ones(0)) == (-100.0, 100.0)
+
+
+def test_interval_of_a_drop_holds_it_as_often_as_it_says() -> None:
+    generator, held = torch.Generator().manual_seed(0), 0
+    for _ in range(300):
+        drawn = torch.rand(40, generator=generator)
+        low, high = drop_interval(drawn >= 0.05, (drawn < 0.05) | (drawn >= 0.2))  # 15 points lost, 5 gained
+        held += low <= 10 <= high
+    assert held >= 285
+
+
+def test_interval_of_a_drop_of_near_copies_is_as_wide_as_their_groups_are_few() -> None:
+    given, now = torch.ones(60), (torch.arange(60) >= 12).float()
+    alone = drop_interval(given, now)
+    low, high = drop_interval(given, now, torch.arange(60) // 6)
+    assert high - low > alone[1] - alone[0]
+    assert low <= 20 <= high
+    assert drop_interval(given, now, torch.arange(60) // 6) == (low, high), "the draws are the same every time"
+
+
+def test_interval_of_degrees_is_around_their_mean() -> None:
+    low, high = drop_interval(torch.full((50,), 0.75), torch.linspace(0.25, 0.75, 50))
+    assert low < 25 < high
+    assert high - low < 10

@@ -62,6 +62,7 @@ def purify(
     watch: Watch | None = None,
     anyway: bool = False,
     max_loss: float = MAX_LOSS,
+    allow_drop: bool = False,
     **options: Any,
 ) -> tuple[Model, Report]:
     """Give a copy of ``model`` from which a backdoor has been removed, and the evidence.
@@ -78,6 +79,8 @@ def purify(
         anyway: Whether to go on where the checks before (`defender.preflight`) and after (`defender.outcome`) would
             stop; ``report.overruled`` then says what spoke against it.
         max_loss: Points of the headline metric that the result may have lost on the clean samples.
+        allow_drop: Whether the result may cost more clean accuracy than the method's ``max_clean_drop``. Otherwise the
+            given weights come back then, and ``report.given_back`` says so.
         **options: Hyper-parameters of the method, such as ``steps``, ``batch_size`` and ``lr``.
 
     Returns:
@@ -98,5 +101,7 @@ def purify(
         if short is not None:
             raise PreflightFailed(f"{short}, or try it with anyway=True (--anyway).")
         purified, told = copied(model)
-    report = purifier.purify(purified, clean, problem, seed=seed, watch=watch, anyway=anyway, max_loss=max_loss)
+    report = purifier.purify(
+        purified, clean, problem, seed=seed, watch=watch, anyway=anyway, max_loss=max_loss, allow_drop=allow_drop
+    )
     return purified, replace(report, notices=(*told, *report.notices))

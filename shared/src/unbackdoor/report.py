@@ -14,7 +14,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
-__all__ = ["Report", "versions", "weight_hash"]
+__all__ = ["HELD_OUT", "NOT_MEASURED", "Report", "versions", "weight_hash"]
+
+HELD_OUT, NOT_MEASURED = "holdout", "not measured"
+"""What `Report.measured_on` says of a purification."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +29,19 @@ class Report:
         options: Its hyper-parameters.
         task: Name of the task.
         seed: Seed of every random draw.
-        before: Clean metrics of the given model, in percent (see `measured_on`).
+        before: Clean metrics of the given model, in percent (see `measured_on`); NaN where nothing could be measured.
         after: The same of the purified model.
         by_class: For each class of the same samples their number and the accuracy before and after, in percent; empty
             for tasks without classes. A class of which there is no clean sample is missing here too.
-        measured_on: ``"holdout"`` (samples that the method did not tune on) or ``"clean set"``
-            (the samples that it did tune on, so `after` is optimistic).
-        evidence: How much the figures rest on: ``samples`` and, for tasks with classes, ``classes`` that occur among
-            them, and the 95 % intervals (Wilson) of the share of right answers ``before`` and ``after``, in percent.
+        measured_on: ``"holdout"`` (samples that the method neither tuned on nor chose by), or ``"not measured"`` where
+            none could be held out: figures on samples that were tuned on would say nothing.
+        evidence: How much the figures rest on: their number ``samples``; where some are near copies, the number of
+            ``groups``; the 95 % interval ``drop`` of the loss of right answers from before to after, in points (see
+            `unbackdoor.defender.preflight.significance.drop_interval`); and, for tasks with classes, ``classes`` that
+            occur among the samples, and the 95 % intervals (Wilson) of the share of right answers ``before`` and
+            ``after``, in percent. ``samples`` alone, which is 0, where nothing was measured.
+        given_back: Whether the model is the given one, bit for bit, since nothing that the method tried was within its
+            ``max_clean_drop``; a notice says what was lost.
         seconds: Wall-clock time of the purification.
         peak_bytes: Peak memory on a CUDA device, else None.
         trainable: Number of scalars that were tuned.
@@ -56,8 +64,9 @@ class Report:
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
     by_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    measured_on: str = "clean set"
+    measured_on: str = NOT_MEASURED
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    given_back: bool = False
     seconds: float = 0.0
     peak_bytes: int | None = None
     trainable: int = 0
@@ -80,6 +89,9 @@ class Report:
         values = json.loads(text)
         for name in ("log", "notices", "overruled"):
             values[name] = tuple(values.get(name, ()))
+        for name in ("before", "after"):
+            figures = values.get(name, {})
+            values[name] = {metric: math.nan if figure is None else figure for metric, figure in figures.items()}
         return cls(**values)
 
 

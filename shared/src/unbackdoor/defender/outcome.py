@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from unbackdoor.defender.preflight.significance import better, interval
+from unbackdoor.defender.preflight.significance import better, drop_interval, interval
 from unbackdoor.defender.preflight.standing import LEVEL, Standing
 
 __all__ = ["MAX_LOSS", "evidence", "fault", "thin"]
@@ -43,16 +45,27 @@ def fault(was: Standing, now: Standing, before: float, after: float, max_loss: f
     return None
 
 
-def evidence(was: Standing, now: Standing) -> dict[str, Any]:
-    """How much the figures of two models on the same samples rest on: see `Report.evidence`."""
-    found: dict[str, Any] = {"samples": len(now.scores)}
+def evidence(was: Standing, now: Standing, right: tuple[Tensor, Tensor], groups: Tensor | None) -> dict[str, Any]:
+    """How much the figures of two models on the same samples rest on: see `Report.evidence`.
+
+    Args:
+        was: The given model on them.
+        now: The purified one.
+        right: Which of them each answers rightly, or how well, each of shape ``(n,)``.
+        groups: Samples of one number are near copies, which count as one where shares of right answers are meant.
+    """
+    count = len(now.scores)
+    found: dict[str, Any] = {"samples": count, "drop": list(drop_interval(*right, groups))}
+    if groups is not None:
+        found["groups"] = len(groups.unique())
     if now.targets is not None and was.wins is not None and now.wins is not None:
         found["classes"] = len(now.targets.unique())
-        found["before"], found["after"] = (list(interval(of.count, len(of.scores))) for of in (was, now))
+        sure = found.get("groups", count)
+        found["before"], found["after"] = (list(interval(of.count * sure / count, sure)) for of in (was, now))
     return found
 
 
-def thin(found: dict[str, Any], whole: Standing) -> str | None:
+def thin(found: Mapping[str, Any], whole: Standing) -> str | None:
     """What to say where figures rest on samples of fewer classes than there are; None where they do not."""
     classes = 0 if whole.targets is None else len(whole.targets.unique())
     if found.get("classes", classes) == classes:

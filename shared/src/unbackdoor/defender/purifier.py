@@ -8,19 +8,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
 
 from unbackdoor.data import CleanSet, floats_like
 from unbackdoor.defender.outcome import MAX_LOSS, evidence, fault, thin
+from unbackdoor.defender.parts import Parts, parts_of
 from unbackdoor.defender.preflight.check import doubt, doubtful, misfit
 from unbackdoor.defender.preflight.standing import Standing, one_class, standing
 from unbackdoor.defender.run import Progress, Run, Watch
+from unbackdoor.defender.tolerance import AccuracyTolerance, right_answers
 from unbackdoor.errors import (
     BadData,
     BadOption,
+    BeyondTolerance,
     Diverged,
     NonFinite,
     PreflightFailed,
@@ -29,7 +32,7 @@ from unbackdoor.errors import (
     UnbackdoorError,
     UnsupportedTask,
 )
-from unbackdoor.measure import accuracy_by_group, clean_metrics, evaluating
+from unbackdoor.measure import clean_metrics, evaluating
 from unbackdoor.network.answers import answered
 from unbackdoor.network.backend import alone, seeded
 from unbackdoor.network.calling import failure, guarded, plain
@@ -46,7 +49,7 @@ from unbackdoor.network.readiness import (
 )
 from unbackdoor.network.signature import Kept, Signature
 from unbackdoor.options import Configured, option
-from unbackdoor.report import Report, versions, weight_hash
+from unbackdoor.report import HELD_OUT, NOT_MEASURED, Report, versions, weight_hash
 from unbackdoor.task import Task
 from unbackdoor.tree import first_dim, leaves
 
@@ -62,6 +65,37 @@ class _Found:
     by_class: Mapping[str, Mapping[str, float]]
     evidence: Mapping[str, Any]
     fault: str | None
+    given_back: bool
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What a model is measured by on some samples."""
+
+    metrics: Mapping[str, float]
+    by_class: Mapping[str, tuple[int, float]]
+    right: Tensor
+
+    @classmethod
+    def of(cls, model: nn.Module, judged: CleanSet, task: Task) -> Self:
+        right = right_answers(model, judged, task).double().cpu()
+        strata = task.strata(judged.samples.targets)
+        members = {} if strata is None else {int(one): strata.cpu() == one for one in strata.cpu().unique()}
+        by_class = {str(one): (int(of.sum()), float(100 * right[of].mean())) for one, of in members.items()}
+        return cls(clean_metrics(model, judged.samples, task), by_class, right)
+
+
+def _wrong(
+    given: Standing, now: Standing, parts: Parts, before: _Figures, after: _Figures, max_loss: float, task: Task
+) -> str | None:
+    """What is wrong with the purified model on the samples that are reported on, or on all."""
+    headline, meters = next(iter(before.metrics)), task.meters()
+    share = getattr(meters[headline], "scale", 100.0) == 100.0
+    drop = (before.metrics[headline], after.metrics[headline]) if share else (math.nan, math.nan)
+    if parts.report is None:
+        return fault(given, now, *drop, max_loss)
+    told = fault(given.part(parts.report), now.part(parts.report), *drop, max_loss)
+    return told or fault(given, now, given.accuracy, now.accuracy, max_loss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +117,13 @@ class Purifier(Configured, ABC):
     """What a step costs, in forward passes over its batch: for an estimate of the time."""
     discrete: ClassVar[bool] = False
     """Whether the result is one of few (which neurons are pruned), so that two seeds may give the same weights."""
+    tunes: ClassVar[bool] = True
+    """Whether it tunes on clean samples; one that does not chooses by all of them that are not reported on."""
 
+    holdout: float = option(
+        0.2,
+        "share of the clean samples that are not tuned on: to report on and, where something is chosen, to choose by",
+    )
     drop_doubtful: bool = option(
         False, "leave out clean samples whose target the given model finds unlikely (below 1 %)"
     )
@@ -109,6 +149,7 @@ class Purifier(Configured, ABC):
         watch: Watch | None = None,
         anyway: bool = False,
         max_loss: float = MAX_LOSS,
+        allow_drop: bool = False,
     ) -> Report:
         """Purify ``model`` in place; it keeps class, keys, order, shapes, dtypes, ties, modes and device.
 
@@ -121,6 +162,8 @@ class Purifier(Configured, ABC):
             anyway: Whether to go on where `defender.preflight` or `defender.outcome` would stop; the report then
                 says what spoke against it.
             max_loss: Points of the headline metric that the result may have lost on the clean samples.
+            allow_drop: Whether a result may cost more clean accuracy than the method's ``max_clean_drop``. Otherwise
+                the given model comes back then, see `Report.given_back`. ``anyway`` allows it too.
 
         Raises:
             PreflightFailed: Model and samples do not fit each other.
@@ -137,6 +180,7 @@ class Purifier(Configured, ABC):
         samples = CleanSet.of(clean)
         device = next(inner.parameters()).device
         run = Run(torch.Generator().manual_seed(seed), device, inner, watch, anyway=anyway)
+        run.allow_drop = allow_drop or anyway
         run.stop(shortage(inner, COPIES - 1), PreflightFailed)
         run.notices += materialise(inner)
         before_hash = weight_hash(inner)
@@ -160,14 +204,17 @@ class Purifier(Configured, ABC):
                 with answered(inner, task, resident.samples) as told:
                     run.notices += told
                     found = self._tuned(inner, resident, task, run, max_loss, kept)
-                kept.settle(self._probe(inner, task, resident), norms=self.updates_buffers)
+                if not found.given_back:
+                    kept.settle(self._probe(inner, task, resident), norms=self.updates_buffers)
+            if found.given_back:
+                kept.restore()
             signature.check(inner, buffers_may_change=self.updates_buffers)
             report = Report(
                 method=self.name,
                 options=self.options(),
                 task=task.name,
                 seed=seed,
-                measured_on="clean set" if run.holdout is None else "holdout",
+                measured_on=HELD_OUT if found.evidence["samples"] else NOT_MEASURED,
                 seconds=time.perf_counter() - start,
                 peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
                 trainable=run.trainable,
@@ -180,6 +227,7 @@ class Purifier(Configured, ABC):
                 after=found.after,
                 by_class=found.by_class,
                 evidence=found.evidence,
+                given_back=found.given_back,
             )
             self._judge(found, report, run)
         except BaseException:
@@ -196,39 +244,66 @@ class Purifier(Configured, ABC):
         self._inspect(model, clean, task, run)
         clean, given = self._preflight(model, clean, task, run)
         clean = clean.measured(task.extents)
-        held = self._held_out(clean, task, run)
-        tuning = clean if held is None else clean.without(held.tolist())
-        run.holdout = None if held is None else clean.part(held)
-        judged = (run.holdout or tuning).samples
+        limit = getattr(self, "max_clean_drop", None)
+        parts = parts_of(clean, task, run, self.holdout, tunes=self.tunes, chooses=limit is not None)
+        run.holdout, tuning = parts.choose, parts.tune
+        judged = tuning if parts.report is None else clean.part(parts.report)
         self._foresee(model, tuning, task, run)
         kept.settle(self._probe(model, task, tuning), norms=self.updates_buffers)
         working = Signature.of(model)
-        before, groups = clean_metrics(model, judged, task), accuracy_by_group(model, judged, task)
+        tolerance = None if limit is None else AccuracyTolerance.of(model, task, tuning, run, limit)
+        before = _Figures.of(model, judged, task)
         try:
             self._purify(model, tuning, task, run)
             kept.settle(self._probe(model, task, tuning), norms=self.updates_buffers)
             working.check(model, buffers_may_change=self.updates_buffers)
+            if tolerance is not None:
+                tolerance.check(model)
         except NonFinite as error:
             raise Diverged(f"the purification diverged: {error}") from error
-        now = standing(model, clean.samples, task)
-        after, groups_after = clean_metrics(model, judged, task), accuracy_by_group(model, judged, task)
-        by_class = {
-            name: {"samples": count, "before": share, "after": groups_after[name][1]}
-            for name, (count, share) in groups.items()
-        }
-        headline = next(iter(before))
-        scale = getattr(task.meters()[headline], "scale", 100.0)
-        drop = (before[headline], after[headline]) if scale == 100.0 else (math.nan, math.nan)
-        rest, wrong = evidence(given, now), None
-        if held is not None:
-            rest, wrong = (
-                evidence(given.part(held), now.part(held)),
-                fault(given.part(held), now.part(held), *drop, max_loss),
+        except BeyondTolerance as error:
+            run.notice(
+                f"{error}. So the given model came back, bit for bit: a backdoor in it is still there. Give more clean "
+                "samples, try another method, or take the result all the same with allow_drop=True (--allow-drop)."
             )
-            drop = (given.accuracy, now.accuracy)
-        if (little := thin(rest, given)) is not None:
+            return self._found(parts, before, before, given, given, clean, None, given_back=True)
+        now, after = standing(model, clean.samples, task), _Figures.of(model, judged, task)
+        wrong = _wrong(given, now, parts, before, after, max_loss, task)
+        found = self._found(parts, before, after, given, now, clean, wrong, given_back=False)
+        if (little := thin(found.evidence, given)) is not None:
             run.notice(f"{little}.")
-        return _Found(before, after, by_class, rest, wrong or fault(given, now, *drop, max_loss))
+        lost = next(iter(found.before.values())) - next(iter(found.after.values()))
+        if limit is not None and lost > limit:
+            low, high = found.evidence["drop"]
+            run.notice(
+                f"on the {len(judged)} samples that the figures are measured on {lost:.1f} points were lost (95 %: "
+                f"{low:.1f} to {high:.1f}), more than max_clean_drop={limit:g} allows; on those that chose it was not "
+                "so."
+            )
+        return found
+
+    def _found(
+        self,
+        parts: Parts,
+        before: _Figures,
+        after: _Figures,
+        given: Standing,
+        now: Standing,
+        clean: CleanSet,
+        wrong: str | None,
+        *,
+        given_back: bool,
+    ) -> _Found:
+        if parts.report is None:
+            nothing = dict.fromkeys(before.metrics, math.nan)
+            return _Found(nothing, nothing, {}, {"samples": 0}, wrong, given_back)
+        by_class = {
+            name: {"samples": count, "before": share, "after": after.by_class[name][1]}
+            for name, (count, share) in before.by_class.items()
+        }
+        groups = None if clean.groups is None else clean.groups[parts.report]
+        rest = evidence(given.part(parts.report), now.part(parts.report), (before.right, after.right), groups)
+        return _Found(before.metrics, after.metrics, by_class, rest, wrong, given_back)
 
     def _foresee(self, model: nn.Module, tuning: CleanSet, task: Task, run: Run) -> None:
         """Stop where memory will not suffice, and tell the watcher how long it will take."""
@@ -263,16 +338,6 @@ class Purifier(Configured, ABC):
         kept = torch.ones(len(clean), dtype=torch.bool)
         kept[found] = False
         return clean.without(found), given.part(kept.nonzero().flatten())
-
-    def _held_out(self, clean: CleanSet, task: Task, run: Run) -> Tensor | None:
-        """Which samples the method shall not tune on; None where it tunes on all."""
-        share = float(getattr(self, "holdout", 0.0))
-        if not 0 <= share < 1:
-            raise BadOption(f"holdout is {share}; the share of clean samples that is held out must lie in [0, 1).")
-        if share == 0 or len(clean) < 2:
-            return None
-        strata = task.strata(clean.samples.targets)
-        return clean.held_out(share, run.generator, strata)
 
     def _inspect(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
         """Refuse labels, outputs and inputs whose forms do not fit each other."""

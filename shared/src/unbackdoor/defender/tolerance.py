@@ -37,9 +37,7 @@ from unbackdoor.task import Task
 __all__ = [
     "FEW",
     "AccuracyTolerance",
-    "CleanBudget",
     "CleanDrop",
-    "Verdict",
     "check_drop",
     "last_within",
     "paired_drop",
@@ -112,9 +110,9 @@ class AccuracyTolerance:
             judges = [*judges, clean]
             passes = 100 * (1 - _RISK ** (1 / held)) if held else math.inf
             run.notice(
-                f"{held} clean samples were held out to choose by, and a loss of {passes:.0f} points passes so few with a "
-                f"probability of {_RISK:.0%}, so the {len(clean)} that were tuned on had to accept the result too. Give "
-                "more samples."
+                f"{held} clean samples were held out to choose by, and a loss of {passes:.0f} points passes so few "
+                f"with a probability of {_RISK:.0%}, so the {len(clean)} that were tuned on had to accept the result "
+                "too. Give more samples."
                 if held
                 else f"no clean samples were held out to choose by, so the loss of clean accuracy was measured on the "
                 f"{len(clean)} that were tuned on: it is larger on new ones. Give more samples."
@@ -138,7 +136,22 @@ class AccuracyTolerance:
 
     def accepts(self, model: nn.Module, **said: float) -> bool:
         """Whether ``model``, as it is now, costs no more than the tolerance; logged as by `judge`."""
-        return self.judge(model, **said).within
+        return self.judge(model, log=True, **said).within
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse ``model``, as a method leaves it, where it costs more than the tolerance.
+
+        Raises:
+            BeyondTolerance: It does; with `Run.allow_drop` the report tells it instead.
+        """
+        found = self.judge(model, log=False)
+        if found.within:
+            return
+        refusal = self.refusal(found, "the result")
+        if not self.run.allow_drop:
+            raise refusal
+        self.run.overruled.append(f"{refusal}.")
+        self.run.notice(f"{refusal}. It was kept all the same, as asked.")
 
     def refusal(self, found: CleanDrop, what: str) -> BeyondTolerance:
         """What to raise where ``what``, the mildest result that there is, lost too much."""
@@ -153,10 +166,6 @@ class AccuracyTolerance:
     def _drop(self, now: Tensor, given: Tensor, samples: CleanSet) -> CleanDrop:
         drop, error = paired_drop(given, now, samples.groups)
         return CleanDrop(drop, error, min(drop + error, 100.0) <= self.max_clean_drop)
-
-
-CleanBudget = AccuracyTolerance  # the names before, which `unbackdoor.defender.strength` uses
-Verdict = CleanDrop
 
 
 def strongest_within(

@@ -41,7 +41,8 @@ def interval(right: float, total: int) -> tuple[float, float]:
     share, square = right / total, _NORMAL_95**2 / total
     centre = (share + square / 2) / (1 + square)
     half = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+    low, high = (0.0 if share == 0 else centre - half), (1.0 if share == 1 else centre + half)
+    return 100 * max(0.0, low), 100 * min(1.0, high)
 
 
 def drop_interval(before: Tensor, after: Tensor, groups: Tensor | None = None) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from unbackdoor.defender.pruning import Course, MaskSite, neuron_mask, prune_bel
 from unbackdoor.defender.purifier import Purifier, Run, option
 from unbackdoor.defender.reparam import FullWeights, NeuronMask
 from unbackdoor.defender.schedule import Schedule
-from unbackdoor.defender.tolerance import CleanBudget, check_drop
+from unbackdoor.defender.tolerance import AccuracyTolerance, check_drop
 from unbackdoor.errors import BadOption
 from unbackdoor.network.gradients import slopes
 from unbackdoor.task import Batch, Task
@@ -110,9 +110,8 @@ class ANP(Purifier):
     alpha: float = option(0.2, "share of the loss without perturbation")
     site: MaskSite = option("auto", "masks on weight, or on BatchNorm's scale (norm); auto: norm if there is any")
     bn: Literal["frozen", "update"] = option("frozen", "BatchNorm with its stored statistics, or in train mode")
-    threshold: float | None = option(None, "masks up to this are pruned; none: as many as the budget allows")
+    threshold: float | None = option(None, "masks up to this are pruned; none: as many as the tolerance allows")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that pruning may cost")
-    holdout: float = option(0.2, "share of the clean samples that only judges the pruning")
     mixup: float = option(0.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
     skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
@@ -138,7 +137,7 @@ class ANP(Purifier):
         return self.bn == "update"
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop)
+        tolerance = AccuracyTolerance.of(model, task, clean, run, self.max_clean_drop)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
         mask = neuron_mask(model, probe, self.site, self.skip.split())
         noise = NeuronNoise(model, mask)
@@ -176,7 +175,7 @@ class ANP(Purifier):
             )
             model.eval()
             if self.threshold is None:
-                prune_within(mask, course.scores(), budget, model, below=1.0)
+                prune_within(mask, course.scores(), tolerance, model, below=1.0)
             else:
-                prune_below(mask, course.scores(), self.threshold, budget)
+                prune_below(mask, course.scores(), self.threshold, tolerance)
             mask.fold_()

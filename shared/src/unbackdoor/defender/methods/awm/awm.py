@@ -16,7 +16,7 @@ from unbackdoor.defender.input_space import InputSpace
 from unbackdoor.defender.purifier import Purifier, Run, option
 from unbackdoor.defender.reparam import WeightMask
 from unbackdoor.defender.schedule import Schedule
-from unbackdoor.defender.tolerance import CleanBudget, check_drop, last_within
+from unbackdoor.defender.tolerance import AccuracyTolerance, check_drop, last_within
 from unbackdoor.errors import BadOption
 from unbackdoor.network.gradients import slopes
 from unbackdoor.task import Batch, Task
@@ -62,7 +62,6 @@ class AWM(Purifier):
     sparsity: float = option(1e-8, "gamma: weight of the masks' L1 norm")
     trigger_norm: float = option(0.05, "tau: largest mean size of the perturbation, in units of the inputs' range")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that the last round kept may cost")
-    holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
     mixup: float = option(0.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
     skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
@@ -81,7 +80,7 @@ class AWM(Purifier):
         check_drop(self.max_clean_drop)
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop)
+        tolerance = AccuracyTolerance.of(model, task, clean, run, self.max_clean_drop)
         space = InputSpace.of(task, clean)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
         mask = WeightMask(model, probe, skip=self.skip.split(), head=False)
@@ -117,7 +116,7 @@ class AWM(Purifier):
             )
 
         with mask:
-            last_within(rounds, advance, mask.parameters, budget, model)
+            last_within(rounds, advance, mask.parameters, tolerance, model)
             mask.fold_()
 
     def _search(self, model: nn.Module, space: InputSpace, clean: CleanSet, task: Task, run: Run) -> Tensor:

@@ -15,7 +15,7 @@ from unbackdoor.data import CleanSet
 from unbackdoor.defender.purifier import Purifier, Run, option
 from unbackdoor.defender.reparam import NeuronMask, Site
 from unbackdoor.defender.reparam.norm_pairs import norms_after
-from unbackdoor.defender.tolerance import FEW, CleanBudget, check_drop, strongest_within
+from unbackdoor.defender.tolerance import FEW, AccuracyTolerance, check_drop, strongest_within
 from unbackdoor.errors import BadOption
 from unbackdoor.task import Task
 
@@ -81,10 +81,11 @@ class CLP(Purifier):
     name: ClassVar[str] = "clp"
     needs: ClassVar[tuple[str, ...]] = ()
     discrete: ClassVar[bool] = True
+    tunes: ClassVar[bool] = False
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"u": _PAPER}}
 
-    u: float | None = option(None, "channels this many deviations above their layer's mean go; none: by the budget")
-    max_clean_drop: float = option(3.0, "points of clean accuracy that pruning may cost; unused where u is given")
+    u: float | None = option(None, "channels this many deviations above their layer's mean go; none: by the tolerance")
+    max_clean_drop: float = option(3.0, "points of clean accuracy that pruning may cost")
     skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
     def __post_init__(self) -> None:
@@ -107,17 +108,16 @@ class CLP(Purifier):
                 f"paper's u = {_PAPER:g} was used."
             )
         if u is None:
-            budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop, judges=[clean])
-            u = strongest_within(_LEVELS, channels.prune_, budget, model, what="u", patience=4)
-        pruned = 0 if u is None else channels.prune_(u)
-        if u is None:
-            channels.prune_(float("inf"))
+            tolerance = AccuracyTolerance.of(model, task, clean, run, self.max_clean_drop)
+            u = strongest_within(_LEVELS, channels.prune_, tolerance, model, what="u", patience=4, required=True)
+        assert u is not None
+        pruned = channels.prune_(u)
         run.record(1, 1, "silencing channels", pruned=float(pruned))
         total = sum(len(score) for score in channels.scores.values())
         run.notice(
             f"pruned {pruned} of {total} channels, those more than {u:g} standard deviations above the mean."
-            if pruned and u is not None
-            else "nothing was pruned: no channel stands out from its layer far enough within the budget."
+            if pruned
+            else "nothing was pruned: no channel stands out from its layer far enough within the tolerance."
         )
 
 

@@ -19,7 +19,7 @@ from unbackdoor.defender.purifier import Purifier, Run, option
 from unbackdoor.defender.reparam import FullWeights, NeuronMask
 from unbackdoor.defender.reparam.tracing import Probe
 from unbackdoor.defender.schedule import Schedule
-from unbackdoor.defender.tolerance import CleanBudget, check_drop, strongest_within
+from unbackdoor.defender.tolerance import AccuracyTolerance, check_drop, strongest_within
 from unbackdoor.errors import BadOption, UnsupportedModel
 from unbackdoor.task import Batch, Task
 
@@ -133,7 +133,6 @@ class FinePruning(Purifier):
     bn: Literal["frozen", "update"] = option("frozen", "BatchNorm with its stored statistics, or in train mode")
     prune_step: float = option(0.01, "share of the units by which pruning grows")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that pruning may cost")
-    holdout: float = option(0.2, "share of the clean samples that only judges the pruning")
     mixup: float = option(0.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
     skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
@@ -151,10 +150,10 @@ class FinePruning(Purifier):
         return self.bn == "update"
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop)
+        tolerance = AccuracyTolerance.of(model, task, clean, run, self.max_clean_drop)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
         last = LastLayer(model, probe, skip=self.skip.split())
-        pruned = self._prune(model, last, last.activity(model, clean, task), budget, run)
+        pruned = self._prune(model, last, last.activity(model, clean, task), tolerance, run)
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.train(self.updates_buffers)
@@ -179,8 +178,10 @@ class FinePruning(Purifier):
         )
         model.eval()
 
-    def _prune(self, model: nn.Module, last: LastLayer, activity: Tensor, budget: CleanBudget, run: Run) -> Tensor:
-        """Prune the most dormant units as long as the budget lasts; returns which, bool of shape ``(units,)``."""
+    def _prune(
+        self, model: nn.Module, last: LastLayer, activity: Tensor, tolerance: AccuracyTolerance, run: Run
+    ) -> Tensor:
+        """Prune the most dormant units as long as the tolerance lasts; returns which, bool of shape ``(units,)``."""
         order = activity.argsort(stable=True)
         each = max(1, math.ceil(self.prune_step * last.units))
 
@@ -190,7 +191,9 @@ class FinePruning(Purifier):
             return keep
 
         levels = range(each, last.units, each)
-        count = strongest_within(levels, lambda n: last.keep_(kept(n)), budget, model, what="pruned units", patience=5)
+        count = strongest_within(
+            levels, lambda n: last.keep_(kept(n)), tolerance, model, what="pruned units", patience=5
+        )
         keep = kept(count or 0)
         last.keep_(keep)
         run.notice(f"pruned {int(count or 0)} of {last.units} units of the last hidden layer before the fine-tuning.")

@@ -19,7 +19,7 @@ from unbackdoor.defender.perturbation import Ball, universal
 from unbackdoor.defender.purifier import Purifier, Run, option
 from unbackdoor.defender.reparam import FullWeights
 from unbackdoor.defender.schedule import Schedule
-from unbackdoor.defender.tolerance import CleanBudget, last_within
+from unbackdoor.defender.tolerance import AccuracyTolerance, last_within
 from unbackdoor.errors import BadOption
 from unbackdoor.network.gradients import slopes
 from unbackdoor.task import Batch, Task
@@ -141,9 +141,8 @@ class IBAU(Purifier):
     solver_steps: int = option(5, "iterations of the solver; 0 leaves the implicit term out")
     portion: float = option(0.5, "share of a batch that carries the perturbation; at least one sample always does")
     penalty: float = option(1e-3, "weight of the perturbation's squared norm in the inner problem")
-    levels: int = option(4, "radii that are tried, rising to radius; the largest within the budget stands")
+    levels: int = option(4, "radii that are tried, rising to radius; the largest within the tolerance stands")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that it may cost")
-    holdout: float = option(0.2, "share of the clean samples that only judges")
     mixup: float = option(0.0, "MixUp's lambda ~ Beta(mixup, mixup) of the samples without it; 0 turns MixUp off")
 
     def __post_init__(self) -> None:
@@ -161,7 +160,7 @@ class IBAU(Purifier):
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
         space = InputSpace.of(task, clean)
         tuned = FullWeights(model)
-        budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop) if self.levels > 1 else None
+        tolerance = AccuracyTolerance.of(model, task, clean, run, self.max_clean_drop) if self.levels > 1 else None
         steps, rounds = math.ceil(self.steps / self.levels), math.ceil(self.rounds / self.levels)
 
         def advance(level: int) -> None:
@@ -194,7 +193,7 @@ class IBAU(Purifier):
                 message=f"unlearning perturbations, radius {level} of {self.levels}",
             )
 
-        if budget is None:
+        if tolerance is None:
             advance(1)
         else:
-            last_within(self.levels, advance, tuned.parameters, budget, model)
+            last_within(self.levels, advance, tuned.parameters, tolerance, model)

@@ -15,10 +15,9 @@ from unbackdoor.defender.fit import finetune
 from unbackdoor.defender.purifier import Purifier, Run, option
 from unbackdoor.defender.reparam import FullWeights
 from unbackdoor.defender.schedule import Schedule
-from unbackdoor.defender.tolerance import CleanBudget, strongest_within
+from unbackdoor.defender.tolerance import AccuracyTolerance, strongest_within
 from unbackdoor.errors import BadOption
 from unbackdoor.network.norms import reestimate_norms, train_norms, untracked
-from unbackdoor.network.signature import Kept
 from unbackdoor.task import Batch, Task
 
 __all__ = ["MCR", "Curve", "bezier"]
@@ -70,7 +69,6 @@ class MCR(Purifier):
     points: int = option(9, "places on the curve that are tried, evenly between its ends")
     passes: int = option(4, "passes over the clean samples that estimate BatchNorm's statistics at each place")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that the choice may cost")
-    holdout: float = option(0.2, "share of the clean samples that only judges")
     mixup: float = option(0.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
 
     def __post_init__(self) -> None:
@@ -90,9 +88,8 @@ class MCR(Purifier):
         return sorted(inner, key=lambda t: (-abs(t - 0.5), t))
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop)
+        tolerance = AccuracyTolerance.of(model, task, clean, run, self.max_clean_drop)
         weights = FullWeights(model)
-        given = Kept.of(model)
         curve = self._curve(model, weights, clean, task, run)
         seed = int(torch.randint(2**31, (1,), generator=run.generator, device=run.generator.device))
 
@@ -103,11 +100,8 @@ class MCR(Purifier):
             same = torch.Generator().manual_seed(seed)  # a place has the same statistics whenever it is looked at
             reestimate_norms(model, task, clean, same, batch_size=self.batch_size, passes=self.passes)
 
-        chosen = strongest_within(self.places(), apply, budget, model, what="place on the curve")
-        if chosen is None:
-            given.restore()
-        else:
-            run.notice(f"the model at t = {chosen:.2f} of the curve was taken (0: given, 1: fine-tuned).")
+        chosen = strongest_within(self.places(), apply, tolerance, model, what="place on the curve", required=True)
+        run.notice(f"the model at t = {chosen:.2f} of the curve was taken (0: given, 1: fine-tuned).")
 
     def _curve(self, model: nn.Module, weights: FullWeights, clean: CleanSet, task: Task, run: Run) -> Curve:
         """Fine-tune the other end, then the bend; the model ends up with the end's weights."""

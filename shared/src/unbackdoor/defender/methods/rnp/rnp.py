@@ -17,7 +17,7 @@ from unbackdoor.defender.pruning import Course, MaskSite, neuron_mask, prune_bel
 from unbackdoor.defender.purifier import Purifier, Run, option
 from unbackdoor.defender.reparam import FullWeights, NeuronMask
 from unbackdoor.defender.schedule import Schedule
-from unbackdoor.defender.tolerance import CleanBudget, check_drop, right_answers
+from unbackdoor.defender.tolerance import AccuracyTolerance, check_drop, right_answers
 from unbackdoor.errors import BadOption
 from unbackdoor.task import Batch, Task
 
@@ -69,9 +69,8 @@ class RNP(Purifier):
     clip: float | None = option(1.0, "largest norm of the ascent's gradient")
     stop: float | None = option(None, "clean accuracy at which unlearning stops; none: a tenth above chance is left")
     site: MaskSite = option("auto", "masks on weight, or on BatchNorm's scale (norm); auto: norm if there is any")
-    threshold: float | None = option(None, "masks up to this are pruned; none: as many as the budget allows")
+    threshold: float | None = option(None, "masks up to this are pruned; none: as many as the tolerance allows")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that pruning may cost")
-    holdout: float = option(0.2, "share of the clean samples that only judges the pruning")
     mixup: float = option(0.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
     skip: str = option("", "weights to leave alone: patterns of their names, with spaces between")
 
@@ -88,7 +87,7 @@ class RNP(Purifier):
         check_drop(self.max_clean_drop)
 
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop)
+        tolerance = AccuracyTolerance.of(model, task, clean, run, self.max_clean_drop)
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
         skip = self.skip.split()
         with FullWeights(model, skip=skip) as whole:  # on leaving, the given weights come back
@@ -99,9 +98,9 @@ class RNP(Purifier):
         with mask:
             model.eval()
             if self.threshold is None:
-                prune_within(mask, scores, budget, model, below=1.0)
+                prune_within(mask, scores, tolerance, model, below=1.0)
             else:
-                prune_below(mask, scores, self.threshold, budget)
+                prune_below(mask, scores, self.threshold, tolerance)
             mask.fold_()
 
     def _unlearn(self, model: nn.Module, whole: FullWeights, clean: CleanSet, task: Task, run: Run) -> None:

@@ -16,7 +16,7 @@ from unbackdoor.defender.fit import finetune
 from unbackdoor.defender.purifier import Purifier, Run, option
 from unbackdoor.defender.reparam import FullWeights
 from unbackdoor.defender.schedule import Schedule
-from unbackdoor.defender.tolerance import CleanBudget, last_within
+from unbackdoor.defender.tolerance import AccuracyTolerance, last_within
 from unbackdoor.errors import BadOption, NonFinite
 from unbackdoor.network.norms import check_norm_mode, train_norms
 from unbackdoor.network.signature import all_tensors
@@ -54,9 +54,8 @@ class SAM(Purifier):
     schedule: Schedule = option("one-cycle", "learning rate over the run: one-cycle, cosine, step or constant")
     radius: float = option(0.5, "rho: length of the ascent step in weight space; 0 is plain fine-tuning")
     adaptive: bool = option(False, "measure the ascent in units of each weight's size")
-    rounds: int = option(5, "rounds in which rho rises to `radius`; the last one within the budget stands")
+    rounds: int = option(5, "rounds in which rho rises to `radius`; the last one within the tolerance stands")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that the rounds may cost")
-    holdout: float = option(0.2, "share of the clean samples that only judges the rounds")
     bn: Literal["update", "frozen"] = option("frozen", "BatchNorm in train mode, or with its stored statistics")
     mixup: float = option(0.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
 
@@ -95,8 +94,8 @@ class SAM(Purifier):
         if self.rounds == 1:
             advance(1)
         else:
-            budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop)
-            last_within(self.rounds, advance, lambda: dict(all_tensors(model)), budget, model)
+            tolerance = AccuracyTolerance.of(model, task, clean, run, self.max_clean_drop)
+            last_within(self.rounds, advance, lambda: dict(all_tensors(model)), tolerance, model)
 
     def _descend(self, tuned: list[Tensor], objective: SharpnessAware, clean: CleanSet) -> None:
         train_norms(objective.model, self.updates_buffers)

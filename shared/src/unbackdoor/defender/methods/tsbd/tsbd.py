@@ -18,7 +18,7 @@ from unbackdoor.defender.purifier import Purifier, Run, option
 from unbackdoor.defender.reparam import FullWeights
 from unbackdoor.defender.reparam.matrices import Matrix, matrices
 from unbackdoor.defender.schedule import Schedule
-from unbackdoor.defender.tolerance import CleanBudget, last_within, right_answers
+from unbackdoor.defender.tolerance import AccuracyTolerance, last_within, right_answers
 from unbackdoor.errors import BadOption, NothingTrainable
 from unbackdoor.network.features import last_layer
 from unbackdoor.task import Batch, Task
@@ -96,9 +96,8 @@ class TSBD(Purifier):
     weights: float = option(0.7, "m: share of their weights that is set to zero")
     radius: float = option(0.05, "r: length of the ascent step of the gradient-norm penalty")
     share: float = option(0.7, "alpha: share of the gradient after that step")
-    rounds: int = option(3, "shares of neurons that are tried; the largest within the budget stands")
+    rounds: int = option(3, "shares of neurons that are tried; the largest within the tolerance stands")
     max_clean_drop: float = option(3.0, "points of clean accuracy on the holdout that it may cost")
-    holdout: float = option(0.2, "share of the clean samples that only judges")
     mixup: float = option(0.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
 
     def __post_init__(self) -> None:
@@ -123,7 +122,7 @@ class TSBD(Purifier):
         weights = FullWeights(model)
         tuned = list(weights.parameters().values())
         given = [value.detach().clone() for value in tuned]
-        budget = CleanBudget.of(model, task, clean, run, self.max_clean_drop) if self.rounds > 1 else None
+        tolerance = AccuracyTolerance.of(model, task, clean, run, self.max_clean_drop) if self.rounds > 1 else None
         changes = self._changes(model, sites, weights, clean, task, run)
         objective = SharpnessAware(model, weights, task, run, self.radius, mixup=self.mixup, share=self.share)
 
@@ -150,10 +149,10 @@ class TSBD(Purifier):
                 message=f"recovering without {100 * self.neurons * turn / self.rounds:.0f} % of the neurons",
             )
 
-        if budget is None:
+        if tolerance is None:
             advance(1)
         else:
-            last_within(self.rounds, advance, weights.parameters, budget, model)
+            last_within(self.rounds, advance, weights.parameters, tolerance, model)
 
     def _changes(
         self, model: nn.Module, sites: list[Matrix], weights: FullWeights, clean: CleanSet, task: Task, run: Run
