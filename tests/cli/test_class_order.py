@@ -104,7 +104,7 @@ def test_the_report_says_what_was_purified_and_how(call, victim, samples, folder
     ]  # fmt: skip
     result = call(*given)
     assert result.code == 0, result.err
-    assert "after (optimistic)" in result.out
+    assert "after (held out)" in result.out
     assert "Classes: 0 left, 1 middle, 2 right." in " ".join(result.out.split())
     subject = json.loads((folder / "p.report.json").read_text())["subject"]
     assert subject["source"] == str(victim / "model.safetensors")

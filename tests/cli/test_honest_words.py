@@ -120,7 +120,7 @@ def test_a_program_that_is_ended_leaves_no_folder(toy_path, victim, folder, monk
 # ------------------------------------------------------------------------------------------------- figures, exit codes
 
 
-def test_figures_of_tuned_samples_are_never_green(call, victim, samples, monkeypatch):
+def test_figures_of_samples_of_the_user_are_never_green(call, victim, samples, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     import unbackdoor_toy
@@ -136,7 +136,7 @@ def test_figures_of_tuned_samples_are_never_green(call, victim, samples, monkeyp
     words = ["--task", "toy", "--model", "mlp", "--data", samples, "--method", "ft", "--steps", 40, "--lr", 0.05]
     result = call("purify", "worse.safetensors", *words, "--out", "p.safetensors")
     assert "+" in result.out
-    assert "optimistic" in result.out
+    assert "held out" in result.out
     assert "\x1b[" in result.out
     assert "\x1b[32m" not in result.out
 

@@ -105,3 +105,56 @@ def test_purify_with_the_same_seed_gives_the_same_bits(call, victim, folder):
     for name in ("a", "b"):
         assert call("purify", victim, "--steps", 3, "--out", f"{name}/p.safetensors", "--seed", 5).code == 0
     assert (folder / "a" / "p.safetensors").read_bytes() == (folder / "b" / "p.safetensors").read_bytes()
+
+
+WORDS = [
+    "--task", "toy", "--model", "mlp", "--max-loss", 100,
+    "--method", "tsbd", "--rounds", 1, "--neurons", 0.4, "--weights", 1.0, "--steps", 1, "--lr", 1e-6,
+]  # fmt: skip
+
+
+def purify_own(call, victim, samples, *words):
+    return call("purify", victim / "model.safetensors", *WORDS, "--data", samples, "--out", "p.safetensors", *words)
+
+
+def test_where_nothing_is_within_the_tolerance_the_given_weights_come_back_and_the_exit_code_says_so(
+    call, victim, samples, folder
+):
+    result = purify_own(call, victim, samples)
+    assert result.code == 3, result.err
+    assert result.err.count("the given model came back, bit for bit") == 1
+    assert "--max-clean-drop 3" in result.err
+    assert "--allow-drop" in result.err
+    assert "the given ones, as they were" in result.out
+    given, written = load_file(victim / "model.safetensors"), load_file(folder / "p.safetensors")
+    assert all(torch.equal(given[name], written[name]) for name in given)
+    assert Report.from_json((folder / "p.report.json").read_text()).given_back
+
+
+def test_result_beyond_the_tolerance_is_written_on_request(call, victim, samples, folder):
+    result = purify_own(call, victim, samples, "--allow-drop")
+    assert result.code == 0, result.err
+    assert "kept all the same" in result.err
+    given, written = load_file(victim / "model.safetensors"), load_file(folder / "p.safetensors")
+    assert any(not torch.equal(given[name], written[name]) for name in given)
+
+
+def test_figures_that_could_not_be_measured_are_no_numbers(call, victim, samples):
+    words = ["--task", "toy", "--model", "mlp", "--method", "ft", "--steps", 2, "--holdout", 0, "--data", samples]
+    result = call("purify", victim / "model.safetensors", *words, "--out", "p.safetensors")
+    assert result.code == 0, result.err
+    row = next(line for line in result.out.splitlines() if line.strip().startswith("accuracy"))
+    assert row.split() == ["accuracy", "not", "measured", "not", "measured"]
+    assert "Not measured: no sample could be held out" in " ".join(result.out.split())
+    payload = call("purify", victim / "model.safetensors", *words, "--out", "q.safetensors", "--json").json
+    assert payload["before"] == payload["after"] == {"accuracy": None}
+
+
+def test_figures_of_held_out_samples_come_with_their_intervals(call, victim, samples):
+    words = ["--task", "toy", "--model", "mlp", "--method", "ft", "--steps", 2, "--data", samples]
+    result = call("purify", victim / "model.safetensors", *words, "--out", "p.safetensors")
+    assert "95 %: before " in result.out
+    assert "loss of right answers" in result.out
+    payload = call("purify", victim / "model.safetensors", *words, "--out", "q.safetensors", "--json").json
+    low, high = payload["evidence"]["after"]
+    assert low <= payload["after"]["accuracy"] <= high

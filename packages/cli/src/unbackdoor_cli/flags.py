@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "AllowDrop",
     "Anyway",
     "Checkpoint",
     "Classes",
@@ -163,6 +164,15 @@ Limits = Annotated[
         metavar="NAME=VALUE",
         help="What a file may ask for before it is refused: memory (bytes), ratio (of packed files), pixels (of an "
         "image), frames (of a video), classes, text (bytes); repeat.",
+        rich_help_panel=_HOW,
+    ),
+]
+AllowDrop = Annotated[
+    bool,
+    typer.Option(
+        "--allow-drop",
+        help="Keep a result that costs more clean accuracy than --max-clean-drop of the method allows; else the given "
+        "weights are written again.",
         rich_help_panel=_HOW,
     ),
 ]

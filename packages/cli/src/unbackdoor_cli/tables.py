@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,9 @@ def comparison(
     table = _table("percent", "before", f"after{said}", "change")
     for name, old in before.items():
         new = after[name]
+        if math.isnan(old) or math.isnan(new):
+            table.add_row(_LONG.get(name, name), "not measured", "not measured", "")
+            continue
         table.add_row(_LONG.get(name, name), f"{old:.1f}", f"{new:.1f}", _change(name, old, new, proven=not said))
     return _framed(title, table, caption)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unbackdoor_cli.subjects import Subject
 
 _METHOD = "Method"
+NO_RESULT = 3
 _UNVERIFIED = "ASR unverified: no trigger given"
 
 
@@ -41,6 +42,7 @@ def purify(
     named: Named,
     seed: flags.Seed = 0,
     anyway: flags.Anyway = False,
+    allow_drop: flags.AllowDrop = False,
     max_loss: flags.MaxLoss = None,
     force: flags.Force = False,
     json: flags.Json = False,
@@ -59,8 +61,14 @@ def purify(
     --data photos --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     --out purified.safetensors
 
-    Exit codes: 0 done, 2 refused, 3 nothing was written since the result was
-    at chance or lost more than --max-loss allows, 130 interrupted.
+    Figures are measured on samples that were held out for nothing else, with
+    their 95 % intervals; where there are too few to hold some out, they say
+    "not measured".
+
+    Exit codes: 0 done, 2 refused, 3 no result that is fit for use: either it
+    was at chance or lost more than --max-loss allows, and nothing was written,
+    or all that was tried lost more than --max-clean-drop allows, and the given
+    weights were written again (see --allow-drop), 130 interrupted.
     """
     from dataclasses import fields, replace
 
@@ -72,6 +80,7 @@ def purify(
     from unbackdoor.files.writing import write_together
     from unbackdoor.registry import kit as kit_of
     from unbackdoor.registry import method as method_of
+    from unbackdoor.report import HELD_OUT
     from unbackdoor_cli.class_order import shown_order
     from unbackdoor_cli.console import Output
     from unbackdoor_cli.options import hyper_parameters
@@ -89,7 +98,7 @@ def purify(
     words = (named.model or "", *named.model_options, *named.data_options, *named.task_options)
     check_outputs((out, evidence), read, force=force, words=words)
     cls = method_of(method)
-    own = dict.fromkeys([f.name for f in fields(cls)] + ["anyway", "max_loss", "seed"], as_flag)
+    own = dict.fromkeys([f.name for f in fields(cls)] + ["allow_drop", "anyway", "max_loss", "seed"], as_flag)
     with spoken(own):
         purifier = cls.make(preset, **hyper_parameters(ctx.args, cls, flags_of(ctx), lambda: keys_of(named.task)))
     with stages(output) as shown:
@@ -101,7 +110,7 @@ def purify(
         with spoken(typed):
             purified, done = unbackdoor.purify(
                 subject.model, subject.held, task=subject.task, method=purifier, seed=seed, watch=watch, anyway=anyway,
-                max_loss=MAX_LOSS if max_loss is None else max_loss,
+                max_loss=MAX_LOSS if max_loss is None else max_loss, allow_drop=allow_drop,
             )  # fmt: skip
         before, after, measured_on = dict(done.before), dict(done.after), _where(done, subject)
         if subject.test is not None:
@@ -126,40 +135,58 @@ def purify(
     payload = {
         "method": method, "task": subject.task_name, "seed": seed, "source": str(named.source), "out": str(out),
         "report": str(evidence), "metric": next(iter(before)), "before": before, "after": after,
-        "measured_on": measured_on, "optimistic": subject.test is None, "overruled": list(done.overruled),
+        "measured_on": measured_on, "evidence": done.evidence, "given_back": done.given_back,
+        "overruled": list(done.overruled),
         "by_class": done.by_class, "classes": facts["classes"], "asr": asr, "seconds": done.seconds, "subject": facts,
         "notices": notices,
     }  # fmt: skip
-    caption = f"Measured on {measured_on}.{_worst_class(done, subject)}"
+    measured = subject.test is not None or done.measured_on == HELD_OUT
+    caption = f"{'Measured on' if measured else 'Not measured:'} {measured_on}.{_sure(done, subject)}"
+    caption += _worst_class(done, subject)
     caption += "" if subject.attack else f"\n{_UNVERIFIED}."
     caption += measured_by(subject.task)
     order = shown_order(subject.classes)
     title = f"{named.source}: {method}, seed {seed}, {done.seconds:.1f} s"
     table = comparison(
-        title, before, after, f"{caption}\n{order}" if order else caption, optimistic=_optimism(done, subject)
+        title, before, after, f"{caption}\n{order}" if order else caption, optimistic=_heading(done, subject)
     )
-    output.result(payload, table, f"\nWeights: {out}\nReport:  {evidence}")
+    written = "the given ones, as they were" if done.given_back else "purified"
+    output.result(payload, table, f"\nWeights: {out} ({written})\nReport:  {evidence}")
+    if done.given_back:
+        raise typer.Exit(NO_RESULT)
 
 
-def _optimism(report: Report, subject: Subject) -> str:
-    """What the column of figures says of those that are no success yet; empty for figures on samples never used."""
+def _heading(report: Report, subject: Subject) -> str:
+    """What the column of figures says of those that are of no test part; they are no proof of safety."""
     if subject.test is not None:
         return ""
-    return "held out" if report.measured_on == "holdout" else "optimistic"
+    return "held out" if report.evidence["samples"] else "not measured"
 
 
 def _where(report: Report, subject: Subject) -> str:
     if subject.test is not None:
         return f"{len(subject.test)} test samples of the victim, which the method did not see"
-    if report.measured_on == "holdout":
-        return (
-            "those of your samples that the method did not tune on; it may have chosen its strength by them, so "
-            "measure it on others too"
-        )
+    count = report.evidence["samples"]
+    if count:
+        return f"{count} of your samples, which the method neither tuned on nor chose by"
     return (
-        f"the {len(subject.held)} samples that the method tuned on, which it may know by heart, so this is optimistic; "
-        "measure it on others: unbackdoor evaluate"
+        f"no sample could be held out of the {len(subject.held)}, and on those that were tuned on a method may look "
+        "good by heart; measure it on others: unbackdoor evaluate"
     )
+
+
+def _sure(report: Report, subject: Subject) -> str:
+    """The intervals of the figures on held-out samples, as a sentence."""
+    if subject.test is not None or "drop" not in report.evidence:
+        return ""
+    low, high = report.evidence["drop"]
+    shares = [
+        f"{name} {report.evidence[name][0]:.1f} to {report.evidence[name][1]:.1f} %"
+        for name in ("before", "after")
+        if name in report.evidence
+    ]
+    told = ", ".join([*shares, f"loss of right answers {low:.1f} to {high:.1f} points"])
+    return f"\n95 %: {told}."
 
 
 def _worst_class(done: Report, subject: Subject) -> str:
