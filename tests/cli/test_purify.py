@@ -108,8 +108,8 @@ def test_purify_with_the_same_seed_gives_the_same_bits(call, victim, folder):
 
 
 WORDS = [
-    "--task", "toy", "--model", "mlp", "--max-loss", 100,
-    "--method", "tsbd", "--rounds", 1, "--neurons", 0.4, "--weights", 1.0, "--steps", 1, "--lr", 1e-6,
+    "--task", "toy", "--model", "mlp", "--task-option", "mean=0.1", "--max-loss", 100,
+    "--method", "tsbd", "--rounds", 1, "--neurons", 0.6, "--weights", 1.0, "--steps", 1, "--lr", 1e-6,
 ]  # fmt: skip
 
 
