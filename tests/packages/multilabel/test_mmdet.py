@@ -115,15 +115,21 @@ def test_answers_count_classes_from_one():
         assert_close(answers["labels"][place, : len(one["scores"])], one["labels"])
 
 
-@pytest.mark.parametrize("method", ["nft", "f-fip"])
+@pytest.mark.parametrize("method", ["nft", "f-fip", "sdft"])
 def test_retinanet_goes_through_the_same_call(method):
     model, clean = retinanet(), shapes(12, 3)
     before = copy.deepcopy(model.state_dict())
-    purified, report = unbackdoor.purify(model, clean, task=TASK, method=method, steps=4, batch_size=4)
+    purified, report = unbackdoor.purify(model, clean, task=TASK, method=method, steps=4, batch_size=4, allow_drop=True)
     assert type(purified) is type(model)
     assert list(purified.state_dict()) == list(before)
     assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert report.before.keys() == report.after.keys() == {"map50"}
+
+
+def test_every_layer_of_retinanet_is_reached():
+    model, clean = retinanet(), shapes(12, 3)
+    before = copy.deepcopy(model.state_dict())
+    purified, _ = unbackdoor.purify(model, clean, task=TASK, method="sdft", steps=4, batch_size=4, allow_drop=True)
     matrices = [name for name, p in model.named_parameters() if p.ndim >= 2 and p.requires_grad]
     same = [name for name in matrices if torch.equal(before[name], purified.get_parameter(name))]
     assert same == [], "backbone, neck and head must all be reached"

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from unbackdoor.errors import BadData, BadOption
 from unbackdoor.task import Batch
-from unbackdoor_video import VideoTask, build
+from unbackdoor_video import VideoTask
 from unbackdoor_video.augment import later, move
 
 
