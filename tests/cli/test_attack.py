@@ -85,3 +85,59 @@ def test_attack_wants_somewhere_to_write(call):
 def test_preview_is_refused_where_a_task_draws_none(call, folder):
     assert "draws no previews" in call("attack", "--task", "toy", "--preview", "p.png").error
     assert not (folder / "p.png").exists()
+
+
+@pytest.fixture
+def benign(call, folder):
+    payload = call("attack", "--task", "toy", "--attack", "none", "--out", "benign", "--json").json
+    assert payload["attack"] == "none"
+    assert list(payload["figures"]) == ["accuracy"]
+    return folder / "benign"
+
+
+def test_a_benign_model_is_a_victim_without_asr(call, benign):
+    card = json.loads((benign / "card.json").read_text())
+    assert (card["attack"], card["attack_options"]) == ("none", {})
+    payload = call("evaluate", benign, "--json").json
+    assert list(payload["figures"]) == ["accuracy"]
+    assert payload["figures"] == pytest.approx(card["figures"])
+    assert payload["asr"] == "no ASR: a benign model"
+    purified = call("purify", benign, "--method", "ft", "--steps", 5, "--out", "p.safetensors", "--json").json
+    assert list(purified["before"]) == list(purified["after"]) == ["accuracy"]
+    again = call("evaluate", "p.safetensors", "--attack-from", benign, "--json").json
+    assert again["figures"] == pytest.approx(purified["after"], abs=1e-3)
+
+
+def test_a_comparison_on_a_benign_model_measures_the_drop_alone(call, benign, victim):
+    words = ["--methods", "ft", "--option", "steps=5", "--device", "cpu", "--threads", 1, "--oracle", "--out", "c"]
+    payload = call("compare", benign, victim, *words, "--json").json
+    assert payload["cells"]["failed"] == payload["cells"]["refused"] == 0
+    rows = [row for row in payload["rows"] if row["victim"] == "benign"]
+    assert rows
+    assert all(list(row["after"]) == ["accuracy"] for row in rows)
+    shown = call("compare", benign, *words)
+    assert shown.code == 0, shown.err
+    table = (benign.parent / "c" / "table.md").read_text()
+    line = next(line for line in table.splitlines() if line.startswith("| ft"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] != ""
+    assert cells[2] != ""
+    assert cells[3:8] == [""] * 5
+
+
+@pytest.mark.parametrize("words", [["--rate", 0.1], ["--attack-option", "strength=1.0"]])
+def test_a_benign_model_has_no_options_of_a_trigger(call, words):
+    assert (
+        "--attack none has no trigger"
+        in call("attack", "--task", "toy", "--attack", "none", "--out", "b", *words).error
+    )
+
+
+def test_a_benign_model_has_nothing_poisoned_to_train_on(call, benign):
+    assert "nothing poisoned to train on" in call("train", "--defence", "abl", "--like", benign, "--out", "t.safetensors").error
+
+
+def test_a_card_of_a_benign_model_does_not_name_an_asr(call, benign):
+    card = json.loads((benign / "card.json").read_text())
+    (benign / "card.json").write_text(json.dumps({**card, "figures": {**card["figures"], "asr": 99.0}}))
+    assert "does not fit the attack 'none'" in call("evaluate", benign).error

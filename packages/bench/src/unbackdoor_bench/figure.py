@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unbackdoor.files.writing import write_atomically
-from unbackdoor_bench.summary import Row
+from unbackdoor_bench.summary import Row, Spread
 
 if TYPE_CHECKING:
     from matplotlib.container import ErrorbarContainer
@@ -45,7 +45,7 @@ def draw_scatter(path: Path, rows: Sequence[Row]) -> None:
             if not row.after:
                 continue
             number = labels.index(row.label)
-            asr, clean = row.after["asr"], row.after[row.metric]
+            asr, clean = row.after.get("asr", Spread.of([0.0])), row.after[row.metric]
             given = row.label == "none"
             drawn = panel.errorbar(
                 asr.mean,
@@ -66,7 +66,8 @@ def draw_scatter(path: Path, rows: Sequence[Row]) -> None:
                     *point, marker="o", markersize=12, markerfacecolor="none", markeredgecolor=colours[number], zorder=2
                 )
         panel.set_title(victim, fontsize=10)
-        panel.set_xlabel("ASR (%), lower is better")
+        benign = not any("asr" in row.after for row in mine)
+        panel.set_xlabel("a benign model: no ASR" if benign else "ASR (%), lower is better")
         panel.set_ylabel(f"{mine[0].metric} (%), higher is better")
         panel.set_xlim(-4, 104)
         low, high_end = panel.get_ylim()

@@ -41,7 +41,8 @@ class Row:
         victim: Name of the victim.
         label: Name of the row.
         metric: Name of the headline metric.
-        before: Headline, ``asr`` and ``lcr`` of the victim, percent (other metrics of the task too).
+        before: Headline, ``asr`` and ``lcr`` of the victim, percent (other metrics of the task too); of a benign model
+            neither ``asr`` nor ``lcr``.
         after: The same after the method, over the seeds; empty where every seed failed.
         seeds: That were measured.
         problems: What was refused or failed, or would have been refused outside a benchmark, in words.

@@ -49,9 +49,12 @@ def values(row: Row, *, oracle: bool) -> list[str]:
     after, numbers = row.after, row.numbers
     as_given = row.label == "none"
     found = [row.label, str(after[row.metric]), "" if as_given else _points(row.drop(row.metric))]
-    found += [str(after["asr"]), f"{after['asr'].high:.1f}", "" if as_given else _points(row.drop("asr"))]
-    gain = row.drop("lcr")
-    found += [str(after["lcr"]), "" if as_given or gain is None else _points(-gain)]
+    if "asr" in after:
+        found += [str(after["asr"]), f"{after['asr'].high:.1f}", "" if as_given else _points(row.drop("asr"))]
+        gain = row.drop("lcr")
+        found += [str(after["lcr"]), "" if as_given or gain is None else _points(-gain)]
+    else:
+        found += [""] * 5  # a benign model has no trigger
     found += [f"{numbers[name].mean:.1f}" if name in numbers else "" for name in ("seconds",)]
     found += [f"{numbers[name].mean:,.0f}" if name in numbers else "" for name in ("steps", "peak_mib", "trainable")]
     found.append(row.selection + (f" ({'; '.join(row.problems)})" if row.problems else ""))

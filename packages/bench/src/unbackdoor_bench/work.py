@@ -79,7 +79,7 @@ def _measured(cell: Cell, tell: Tell) -> dict[str, Any]:
     clean, digest = draw_clean(scene.data.clean, task, cell.clean, cell.seed)
     purifier = method_of(cell.method)(**cell.options)
     oracle = None
-    if cell.oracle:
+    if cell.oracle and victim.attack is not None:
         before = next(iter(clean_metrics(victim.model, test, task).values()))
         oracle = Oracle(lambda model: evaluate(model, test, task, victim.attack), before, cell.oracle_drop)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unbackdoor.attacker.attack import Attack
+from unbackdoor.attacker.attack import Attack, HealthFloor
 from unbackdoor.attacker.kit import Splits, TaskKit
 from unbackdoor.attacker.plan import Plan, Scene
 from unbackdoor.attacker.victim import Victim
@@ -82,7 +82,7 @@ def build(kit: TaskKit, name: str, classes: int, options: Mapping[str, Any], dev
 
 
 def train_victim(task_name: str, kit: TaskKit, plan: Plan, *, seed: int, device: torch.device, stages: Stages) -> Scene:
-    """Train a model on poisoned data and measure it.
+    """Train a model on poisoned data, or a benign one where the plan has no attack, and measure it.
 
     Raises:
         UnknownName: A name of the plan is not known.
@@ -98,13 +98,15 @@ def _trained(task_name: str, kit: TaskKit, plan: Plan, *, seed: int, device: tor
     with stages.short(f"reading {plan.data}"):
         data = plan.read(kit, seed=seed)
     attack = plan.make_attack(kit, data)
-    assert attack is not None
-    shown = stages.training(f"training {plan.model} with the {plan.attack} attack")
+    shown = stages.training(
+        f"training {plan.model} " + ("without an attack" if attack is None else f"with the {plan.attack} attack")
+    )
     model, task = plan.train(kit, data, attack, seed=seed, device=device, progress=shown)
     with stages.short("measuring the victim"):
         figures = evaluate(model, data.test, task, attack)
     victim = Victim(model, attack, plan.card(task_name, data, attack, figures, seed=seed, device=device), data.files)
-    victim.check_health()
+    least = min((kind.health.clean for kind in kit.attacks.values()), default=0.0)
+    victim.check_health(HealthFloor(least, 0.0) if attack is None else None)
     return Scene(kit, task, data, victim)
 
 

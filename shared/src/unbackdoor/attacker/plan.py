@@ -16,7 +16,7 @@ from unbackdoor.attacker.attack import Attack
 from unbackdoor.attacker.kit import Splits, TaskKit
 from unbackdoor.attacker.vetting import TRUST, check_options, without_fetching, words_of_a_card
 from unbackdoor.attacker.victim import Victim, VictimCard, architecture, naming
-from unbackdoor.attacker.victim_card import ATTACK, CARD, read_card, told
+from unbackdoor.attacker.victim_card import ATTACK, CARD, NO_ATTACK, read_card, told
 from unbackdoor.errors import BadData, BadOption, NonFinite, TooLarge, UnbackdoorError, UntrustedVictim
 from unbackdoor.files.memory_budget import at_most
 from unbackdoor.files.reading import limited, limits, reading
@@ -40,7 +40,7 @@ class Plan:
     Attributes:
         data: Name of the data set.
         model: Name of the architecture.
-        attack: Name of the attack; None for a clean model.
+        attack: Name of the attack; None for a benign model.
         data_options: Of the data's loader.
         model_options: Of the architecture, without ``num_classes`` and ``seed``.
         attack_options: Of the attack, over what the data say of it.
@@ -57,12 +57,12 @@ class Plan:
 
     @classmethod
     def of_demo(cls, kit: TaskKit, attack: str | None = None) -> Self:
-        """The kit's own demonstration, with another attack where one is named."""
+        """The kit's own demonstration, with another attack where one is named; ``"none"`` for a benign model."""
         demo = kit.demo
         return cls(
             demo.data,
             demo.model,
-            attack or demo.attack,
+            None if attack == NO_ATTACK else attack or demo.attack,
             data_options=demo.data_options,
             model_options=demo.model_options,
             attack_options=demo.attack_options if attack in (None, demo.attack) else {},
@@ -138,14 +138,21 @@ class Plan:
             ) from error
 
     def card(
-        self, task: str, data: Splits, attack: Attack, figures: Mapping[str, float], *, seed: int, device: torch.device
+        self,
+        task: str,
+        data: Splits,
+        attack: Attack | None,
+        figures: Mapping[str, float],
+        *,
+        seed: int,
+        device: torch.device,
     ) -> VictimCard:
         """What is written beside a victim of this plan.
 
         Args:
             task: Name under which the kit is installed.
             data: What it was trained and measured on.
-            attack: With whatever it learned in `train`.
+            attack: With whatever it learned in `train`; None for a benign model.
             figures: From `unbackdoor.evaluate`.
             seed: Of the training.
             device: Where it was trained.
@@ -156,8 +163,8 @@ class Plan:
             model_options={"num_classes": len(data.classes), **without_fetching(self.model_options)},
             data=self.data,
             data_options=self.data_options,
-            attack=attack.name,
-            attack_options=attack.options(),
+            attack=NO_ATTACK if attack is None else attack.name,
+            attack_options={} if attack is None else attack.options(),
             train_options=self.train_options,
             seed=seed,
             figures=figures,
@@ -289,11 +296,12 @@ def _try(victim: Victim, data: Splits, task: Task) -> None:
     samples = data.test[torch.arange(min(2, len(data.test)))]
     generator = torch.Generator().manual_seed(card.seed)
     with torch.no_grad(), at_most(limits().memory, f"{CARD} (the attack {card.attack})"):
-        with reading(f"{CARD} (attack_options) with {ATTACK}", "they do not fit the data; make the victim again"):
-            triggered = attack.trigger(samples.inputs, generator)
-            wanted = attack.retarget(samples.targets)
-        _check_alike(samples.inputs, triggered)
-        if wanted.shape != samples.targets.shape or int(wanted.max()) >= len(data.classes):
+        triggered, wanted = samples.inputs, samples.targets
+        if attack is not None:
+            with reading(f"{CARD} (attack_options) with {ATTACK}", "they do not fit the data; make the victim again"):
+                triggered, wanted = attack.trigger(triggered, generator), attack.retarget(wanted)
+            _check_alike(samples.inputs, triggered)
+        if attack is not None and (wanted.shape != samples.targets.shape or int(wanted.max()) >= len(data.classes)):
             raise BadData(
                 f"{CARD} (attack_options): the target is none of the {len(data.classes)} classes of the data."
             )

@@ -20,6 +20,7 @@ from unbackdoor.attacker.victim_card import (
     ATTACK,
     CARD,
     MODEL,
+    NO_ATTACK,
     VictimCard,
     card_text,
     check_unchanged,
@@ -45,20 +46,33 @@ _TENSORS = 10_000
 
 @dataclass(frozen=True)
 class Victim:
-    """A backdoored model, its card, its attack, and what its data need to be read again (`Splits.files`)."""
+    """A backdoored model, its card, its attack, and what its data need to be read again (`Splits.files`).
+
+    A benign model, made to see that a purification does no harm, is one too: its attack is None, and its card's
+    ``"none"``.
+    """
 
     model: nn.Module
-    attack: Attack
+    attack: Attack | None
     card: VictimCard
     files: Mapping[str, bytes] = field(default_factory=dict)
 
     def check_health(self, floor: HealthFloor | None = None) -> None:
-        """Refuse a victim below its attack's floor, or below ``floor``.
+        """Refuse a victim below its attack's floor, or below ``floor``; of a benign model the clean score alone counts.
 
         Raises:
             UnhealthyAttack: Says which figure is below which floor.
         """
-        clean, asr = next(iter(self.card.figures.values())), self.card.figures["asr"]
+        clean = next(iter(self.card.figures.values()))
+        if self.attack is None:
+            least = (floor or Attack.health).clean
+            if not clean >= least:
+                raise UnhealthyAttack(
+                    f"the benign model has a clean score of {clean:.1f}; at least {least:.1f} are needed to prove "
+                    "anything. Train longer or change the seed."
+                )
+            return
+        asr = self.card.figures["asr"]
         floor = floor or self.attack.health
         if self.attack.all_to_all:  # its success is capped by the clean score, see AllToAll
             floor = HealthFloor(floor.clean, min(floor.asr, 0.9 * clean))
@@ -81,7 +95,8 @@ class Victim:
         self.check_health(floor)
         folder = Path(folder)
         hashes: dict[str, str] = {}
-        state = {name: value.detach().cpu().contiguous() for name, value in self.attack.state().items()}
+        learned = {} if self.attack is None else self.attack.state()
+        state = {name: value.detach().cpu().contiguous() for name, value in learned.items()}
         contents = {ATTACK: safetensors.torch.save(state), **self.files}
 
         def write_model(path: Path) -> None:
@@ -122,7 +137,7 @@ class Victim:
         folder = Path(folder)
         card = read_card(folder)
         with naming(folder):
-            if card.attack not in kit.attacks:
+            if card.attack != NO_ATTACK and card.attack not in kit.attacks:
                 raise unknown("attack", card.attack, kit.attacks)
             check_unchanged(folder, card)
             files = {}
@@ -131,7 +146,9 @@ class Victim:
                 if name != MODEL:
                     with reading(path, "make the victim again"):
                         files[name] = path.read_bytes()
-            attack = _attack(card, kit.attacks[card.attack], files.pop(ATTACK), trust=trust)
+            content = files.pop(ATTACK)
+            kind = None if card.attack == NO_ATTACK else kit.attacks[card.attack]
+            attack = None if kind is None else _attack(card, kind, content, trust=trust)
             model = _model(folder, card, kit, trust=trust)
         return cls(model.eval(), attack, card, files)
 

@@ -24,6 +24,7 @@ __all__ = [
     "ATTACK",
     "CARD",
     "MODEL",
+    "NO_ATTACK",
     "VictimCard",
     "card_digest",
     "card_text",
@@ -37,6 +38,8 @@ __all__ = [
 CARD = "card.json"
 MODEL = "model.safetensors"
 ATTACK = "attack.safetensors"
+NO_ATTACK = "none"
+"""The attack that the card of a benign model names."""
 _SIZE = 2**20
 _DEPTH = 6
 _ITEMS = 1000
@@ -51,7 +54,8 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 class VictimCard:
     """Where a victim comes from and what it does; stored as ``card.json``.
 
-    ``figures`` holds the clean headline metric, ``asr`` and ``lcr`` on the test part, in percent; ``hash`` is that of
+    ``attack`` is ``none`` for a benign model, made to see that a purification does no harm. ``figures`` holds the clean
+    headline metric and, but for such a model, ``asr`` and ``lcr`` on the test part, in percent; ``hash`` is that of
     the weights, as reports have it; ``data_files`` names the files in the folder that reading the data again needs, see
     `Splits.files`; ``hashes`` has the SHA-256 of every file and, as ``card.json``, of the card without that entry.
     """
@@ -107,6 +111,9 @@ def read_card(folder: str | Path) -> VictimCard:
         fault = check(content[name])
         if fault:
             raise _wrong(path, name, fault)
+    benign = content["attack"] == NO_ATTACK
+    if benign == ("asr" in content["figures"]) or (benign and content["attack_options"]):
+        raise _wrong(path, "figures", f"does not fit the attack {told(content['attack'])}")
     _check_files(path, content)
     return VictimCard(**{**content, "data_files": tuple(content["data_files"])})
 
@@ -262,8 +269,8 @@ def _plain(value: Any, depth: int = 0) -> str:
 
 
 def _figures(value: Any) -> str:
-    if not isinstance(value, dict) or not value or "asr" not in value:
-        return f"is {told(value)}; it must name the clean score and the asr"
+    if not isinstance(value, dict) or not value:
+        return f"is {told(value)}; it must name the clean score and, but for a benign model, the asr"
     for name, figure in value.items():
         number = isinstance(figure, int | float) and not isinstance(figure, bool) and math.isfinite(figure)
         if _text(name) or not number:

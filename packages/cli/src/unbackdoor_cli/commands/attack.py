@@ -54,7 +54,9 @@ def attack(
     attack: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help=r"Of `unbackdoor list attacks`. \[default: the demo's]", rich_help_panel=_ATTACK
+            metavar="NAME",
+            help=r"Of `unbackdoor list attacks`, or none for a benign model. \[default: the demo's]",
+            rich_help_panel=_ATTACK,
         ),
     ] = None,
     rate: Annotated[
@@ -79,13 +81,15 @@ def attack(
 
     Trains on poisoned data and saves a victim: the model, its attack and a
     card that tells where it comes from. A victim whose attack did not take
-    is refused: nothing could be shown with it.
+    is refused: nothing could be shown with it. With --attack none it trains a
+    benign model, to see that a purification does it no harm.
 
     Example: unbackdoor attack --data cifar10 --data-path data
     --model preactresnet18 --attack blend --out victim
 
     To see the triggers alone: unbackdoor attack --preview triggers.png
     """
+    from unbackdoor.attacker.victim_card import NO_ATTACK
     from unbackdoor.errors import BadOption
     from unbackdoor.files.writing import write_atomically
     from unbackdoor.registry import kit as kit_of
@@ -106,6 +110,8 @@ def attack(
     draw = kit.preview
     if preview is not None and draw is None:
         raise BadOption(f"the task {task!r} draws no previews; leave --preview out.")
+    if attack == NO_ATTACK and (preview is not None or attack_option or rate is not None):
+        raise BadOption("--attack none has no trigger; leave --preview, --rate and --attack-option out.")
     given: dict[str, Mapping[str, object]] = {
         "data_options": {**pairs(data_option, "--data-option"), **_given(path=data_path and str(data_path.absolute()))},
         "model_options": pairs(model_option, "--model-option"),
@@ -127,8 +133,9 @@ def attack(
         scene = train_victim(task, kit, plan, seed=seed, device=device_of(device), stages=shown)
         outputs += [out / name for name in scene.victim.files]
         check_outputs(outputs, (data_path,), force=force, words=words)
-        if preview is not None and draw is not None:
-            write_atomically(preview, lambda path: draw(path, [scene.victim.attack], scene.data.test), force=force)
+        trigger = scene.victim.attack
+        if preview is not None and draw is not None and trigger is not None:
+            write_atomically(preview, lambda path: draw(path, [trigger], scene.data.test), force=force)
         scene.victim.save(out, force=force)
     card = scene.victim.card
     lies = card.data_options.get("path")
@@ -164,6 +171,7 @@ def _plan(
     kit: TaskKit, data: str | None, model: str | None, attack: str | None, given: dict[str, Mapping[str, object]]
 ) -> Plan:
     from unbackdoor.attacker.plan import Plan
+    from unbackdoor.attacker.victim_card import NO_ATTACK
     from unbackdoor.errors import BadOption
     from unbackdoor_cli.victims import checked
 
@@ -171,7 +179,7 @@ def _plan(
     if (data is None) != (model is None):
         raise BadOption("--data and --model go together: give both, or neither for the demo's.")
     if data is not None and model is not None:
-        base = Plan(data, model, attack or kit.demo.attack)
+        base = Plan(data, model, None if attack == NO_ATTACK else attack or kit.demo.attack)
     plan = Plan(
         base.data,
         base.model,

@@ -81,6 +81,8 @@ def demo(
     if not purifiers:
         raise BadOption("--methods names none; give at least one, such as --methods nft.")
     plan = checked(_with_data(Plan.of_demo(kit, attack), data, data_path), kit)
+    if plan.attack is None:
+        raise BadOption("a demo shows an attack; make a benign model with: unbackdoor attack --attack none --out DIR")
     chosen = device_of(device)
     at_once = min(jobs or cores(), len(purifiers)) if chosen.type == "cpu" else 1
     torch.set_num_threads(1)  # the demo's model is small: threads would wait for each other, and add in another order
@@ -95,8 +97,9 @@ def demo(
                     if picture is None and not force:
                         where = fresh_name(where)  # another demo may have been faster
                     write_atomically(where, partial(_draw, scene=scene, models=models), force=force)
-                    if kit.excerpt is not None:
-                        examples = kit.excerpt(scene.data.test, scene.victim.attack, models, scene.task, scene.data)
+                    trigger = scene.victim.attack
+                    if kit.excerpt is not None and trigger is not None:
+                        examples = kit.excerpt(scene.data.test, trigger, models, scene.task, scene.data)
     metric = next(iter(scene.task.meters()))
     payload = {
         "task": task,
@@ -188,4 +191,5 @@ def _means(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def _draw(path: Path, *, scene: Scene, models: dict[str, nn.Module]) -> None:
+    assert scene.victim.attack is not None
     scene.kit.picture(path, scene.data.test, scene.victim.attack, models, scene.task, scene.data)

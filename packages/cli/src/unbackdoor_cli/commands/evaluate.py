@@ -61,7 +61,9 @@ def evaluate(
     notices = [as_typed(notice, typed) for notice in subject.notices]
     for notice in notices:
         output.note(notice)
-    asr = "measured" if subject.attack is not None else "ASR unverified: no trigger given"
+    benign = subject.attack is None and subject.test is not None
+    unknown = "no ASR: a benign model" if benign else "ASR unverified: no trigger given"
+    asr = "measured" if subject.attack is not None else unknown
     payload = {
         "source": str(named.source), "task": subject.task_name, "metric": next(iter(values)), "figures": values,
         "samples": len(samples), "asr": asr, "notices": notices, "classes": subject.classes,

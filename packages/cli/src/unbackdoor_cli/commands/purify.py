@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _METHOD = "Method"
 NO_RESULT = 3
+_BENIGN = "no ASR: a benign model"
 _UNVERIFIED = "ASR unverified: no trigger given"
 
 
@@ -131,7 +132,8 @@ def purify(
         write_together(writes, force=force)
     for notice in notices:
         output.note(notice)
-    asr = "measured" if subject.attack is not None else _UNVERIFIED
+    unknown = _BENIGN if subject.test is not None else _UNVERIFIED
+    asr = "measured" if subject.attack is not None else unknown
     payload = {
         "method": method, "task": subject.task_name, "seed": seed, "source": str(named.source), "out": str(out),
         "report": str(evidence), "metric": next(iter(before)), "before": before, "after": after,
@@ -143,7 +145,7 @@ def purify(
     measured = subject.test is not None or done.measured_on == HELD_OUT
     caption = f"{'Measured on' if measured else 'Not measured:'} {measured_on}.{_sure(done, subject)}"
     caption += _worst_class(done, subject)
-    caption += "" if subject.attack else f"\n{_UNVERIFIED}."
+    caption += "" if subject.attack else f"\n{asr}."
     caption += measured_by(subject.task)
     order = shown_order(subject.classes)
     title = f"{named.source}: {method}, seed {seed}, {done.seconds:.1f} s"

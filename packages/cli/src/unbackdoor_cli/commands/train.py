@@ -209,11 +209,14 @@ def _of_victim(folder: Path, data_path: Path | None, device: torch.device, *, tr
     import torch
 
     from unbackdoor.attacker.plan import open_victim
+    from unbackdoor.errors import BadOption
     from unbackdoor_cli.provenance import digest
     from unbackdoor_cli.subjects import has_classes
 
     scene = open_victim(folder, device=device, data_path=data_path, trust=trust)
     card = scene.victim.card
+    if scene.victim.attack is None:
+        raise BadOption(f"{folder} is a benign model without an attack, so there is nothing poisoned to train on.")
     poisoned = scene.victim.attack.poison(scene.data.train, torch.Generator().manual_seed(card.seed))
 
     def build(seed: int) -> nn.Module:
