@@ -219,6 +219,84 @@ def test_weights_read_past_their_layer_are_refused_by_name_before_the_work(cls, 
     assert type(model.used) is nn.Linear
 
 
+class Hidden(nn.Module):
+    """Computes with a weight past its layer where no gradient shows it."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.enc, self.head, self.how = nn.Linear(4, 4), nn.Linear(4, 3), how
+        self.kept = [self.enc.weight, self.enc.weight.detach().double().clone()]
+
+    def forward(self, x):
+        hidden = self.enc(x).tanh()
+        if self.how == "level":  # a term whose gradient is 0 at the given weight
+            return self.head(hidden + (self.kept[0] - self.kept[1]).square().sum())
+        if self.how == "no_grad":
+            with torch.no_grad():
+                gate = functional.linear(x, self.kept[0]).tanh()
+            return self.head(hidden * gate)
+        if self.how == "named_parameters":
+            return self.head(functional.linear(hidden, dict(self.named_parameters())["enc.weight"].detach()))
+        if self.how == "state_dict":
+            return self.head(functional.linear(hidden, self.state_dict()["enc.weight"]))
+        return self.head(functional.linear(hidden, self.enc.get_parameter("weight")))
+
+
+@pytest.mark.parametrize("cls", HANDLES)
+@pytest.mark.parametrize("how", ["level", "no_grad", "named_parameters", "state_dict", "get_parameter"])
+def test_readers_without_a_gradient_are_refused_before_the_work(cls, how):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Hidden(how).double().eval()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UnreachedSite, match="skip takes patterns") as error:
+        cls(model, lambda: model(ROWS))
+    assert ("enc.weight" in str(error.value) and "head" not in str(error.value)) or how == "get_parameter"
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert set(cls(model, lambda: model(ROWS), skip=["enc.*"]).sites) == {"head.weight"}
+
+
+class SharedMemory(nn.Module):
+    """Two parameters, or a parameter and a buffer, in one piece of memory, which no tie tells of."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.double()
+        if how == "transposed":
+            self.second.weight = nn.Parameter(self.first.weight.t())
+        elif how == "buffer":
+            self.register_buffer("copy", self.first.weight.data)
+        else:
+            rows = torch.randn(8, 4, dtype=torch.float64)
+            start = 2 if how == "overlapping" else 4
+            self.first.weight = nn.Parameter(rows[:4])
+            self.second.weight = nn.Parameter(rows[start : start + 4])
+        self.how = how
+
+    def forward(self, x):
+        hidden = self.first(x).tanh()
+        hidden = functional.linear(hidden, self.copy) if self.how == "buffer" else self.second(hidden)
+        return self.head(hidden.tanh())
+
+
+@pytest.mark.parametrize("cls", HANDLES)
+@pytest.mark.parametrize("how", ["transposed", "buffer", "overlapping", "apart"])
+def test_weights_in_the_memory_of_another_tensor_are_left_as_they_are_and_named(cls, how):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = SharedMemory(how).eval()
+    handle = cls(model, lambda: model(ROWS))
+    told = any("memory" in text and "first.weight" in text for text in handle.notices)
+    assert ("first.weight" in handle.sites) != told
+    assert told == (how != "apart")
+    moved(handle)
+    with handle:
+        attached = model(ROWS).detach()
+        handle.fold_()
+    assert_close(model(ROWS).detach(), attached, **EXACT)
+
+
 class Cut(nn.Module):
     def __init__(self, whole=False):
         super().__init__()
@@ -265,6 +343,51 @@ def test_masks_that_the_model_divides_out_again_are_left_out_and_named(dtype):
     assert "0.weight" in SpectralShift(model, lambda: model(inputs)).sites
     with pytest.raises(NothingTrainable, match=r"0\.weight"):
         NeuronMask(model, lambda: model(inputs), skip=["2.*", "5.*"])
+
+
+class Gained(StdConv):
+    """One whose output has a gain, as those of normaliser-free networks have."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.gain = nn.Parameter(torch.zeros(sizes[1], 1, 1))
+
+    def forward(self, x):
+        return self.gain * super().forward(x)
+
+
+@pytest.mark.parametrize("how", ["gain", "branch", "small"])
+def test_standardised_weights_are_found_where_the_answers_do_not_depend_on_them_yet(how):
+    """A gain or a residual branch of 0 leaves no gradient; small weights are standardised in part alone."""
+
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.plain, self.head = Gained(2, 2, 3), nn.Conv2d(2, 2, 1), nn.Linear(2, 3)
+            self.scale = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            return self.head(self.scale * self.conv(x).mean((2, 3)) + self.plain(x).mean((2, 3)))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Branch().double().eval()
+    with torch.no_grad():
+        if how != "gain":
+            model.conv.gain.fill_(1.0)
+        if how != "branch":
+            model.scale.fill_(1.0)
+        if how == "small":
+            model.conv.weight.mul_(0.05)
+    mask = NeuronMask(model, lambda: model(IMAGES))
+    assert set(mask.sites) == {"plain.weight", "head.weight"}
+    assert any("divides a factor" in text and "conv.weight" in text for text in mask.notices)
+
+
+def test_layers_of_the_users_own_that_scale_with_their_weights_keep_their_masks(cases):
+    model = cases["users-conv"].model()
+    inputs = cases["users-conv"].batch().inputs
+    assert len(NeuronMask(model, lambda: model(inputs)).sites) == 2
 
 
 def test_masks_before_dead_units_are_not_called_divided_out():

@@ -130,6 +130,21 @@ def test_masks_on_standardised_convolutions_are_left_out_and_named(cls):
         NeuronMask(model, lambda: model(images), skip=["4.*"])
 
 
+@pytest.mark.parametrize("name", ["nf_resnet26", "nf_regnet_b0"])
+def test_masks_on_whole_normaliser_free_networks_stand_on_no_standardised_convolution(name):
+    """Their residual branches begin with a gain of 0, so that no answer and no gradient tells."""
+    import timm
+    from timm import layers
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model(name, num_classes=3).eval()
+    images = torch.rand(2, 3, 32, 32)
+    mask = NeuronMask(model, lambda: model(images))
+    assert not any(isinstance(layer, layers.ScaledStdConv2d) for s in mask.sites.values() for layer, _ in s.owners)
+    assert any("divides a factor" in text for text in mask.notices)
+
+
 def test_a_vision_transformer_at_another_size_is_told_with_its_shapes():
     model = torchvision.models.VisionTransformer(32, 8, 1, 2, 8, 8, num_classes=3)
     batch = Batch(torch.rand(6, 3, 24, 24), torch.arange(6) % 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
 from unbackdoor.defender.reparam.attachment import Site
@@ -80,6 +81,8 @@ class Search:
                     _add(sites, Site(name, weight, layout, [(layer, layout.name)], trace.order[layer]))
         _join(sites, silent)
         unreached = {name: weight for name, weight in unreached.items() if id(weight) not in sites}
+        shared = self._drop_shared(sites)
+        self._tell(shared, "their memory belongs to another tensor too, to which they are not tied")
         tied = self._drop_tied(sites)
         self._tell(frozen, "requires_grad=False")
         self._tell(tied, "tied to a weight that is no site, such as an embedding")
@@ -88,7 +91,7 @@ class Search:
         self._tell(cut, "no gradient reaches them: the model computes with them under torch.no_grad or detaches them")
         covered = {id(site.weight) for site in sites.values()} | {id(weight) for weight in unreached.values()}
         rest = [n for n, p in self.model.named_parameters() if p.ndim >= 2 and p.requires_grad and id(p) not in covered]
-        known = {*tied, *cut}
+        known = {*tied, *cut, *shared}
         self._tell(
             [name for name in rest if name not in known and not self._skipped(name)],
             "in layers of another type (embeddings, the user's own parameters)",
@@ -106,6 +109,14 @@ class Search:
 
     def _tell(self, names: Sequence[str], why: str) -> None:
         self.notices += listed(names, why)
+
+    def _drop_shared(self, sites: dict[int, Site]) -> list[str]:
+        """Take off what lies in the memory of another parameter or buffer, and name it: both would be written."""
+        double = _overlapping(self.model)
+        shared = [site.name for key, site in sites.items() if key in double]
+        for key in [key for key in sites if key in double]:
+            del sites[key]
+        return shared
 
     def _drop_tied(self, sites: dict[int, Site]) -> list[str]:
         """Take off what is registered under more names than it has owners, and name it."""
@@ -167,6 +178,24 @@ def _users(model: nn.Module) -> dict[int, int]:
             if parameter is not None:
                 users[id(parameter)] = users.get(id(parameter), 0) + 1
     return users
+
+
+def _overlapping(model: nn.Module) -> set[int]:
+    """Identities of parameters and buffers that lie in memory of another one, as the transpose of a weight does."""
+    spans = []
+    for tensor in {id(t): t for t in (*model.parameters(), *model.buffers())}.values():
+        if tensor.layout == torch.strided and tensor.numel():
+            start = tensor.data_ptr()
+            length = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            spans.append((str(tensor.device), start, start + length * tensor.element_size(), id(tensor)))
+    found: set[int] = set()
+    last: tuple[str, int, int, int] | None = None  # of those before, the one that reaches furthest
+    for span in sorted(spans):
+        if last is not None and span[0] == last[0] and span[1] < last[2]:
+            found |= {span[3], last[3]}
+        if last is None or span[0] != last[0] or span[2] > last[2]:
+            last = span
+    return found
 
 
 def _ordered(sites: Mapping[int, Site]) -> dict[str, Site]:

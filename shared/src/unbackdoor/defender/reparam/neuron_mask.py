@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -16,6 +16,7 @@ from unbackdoor.defender.reparam.layout import Layout
 from unbackdoor.defender.reparam.site import Reparametrisation, drop_head
 from unbackdoor.defender.reparam.tracing import Probe, outputs_of
 from unbackdoor.errors import NothingTrainable
+from unbackdoor.network.backend import seeded, without_fastpath
 
 __all__ = ["NeuronMask"]
 
@@ -136,15 +137,25 @@ class NeuronMask(Reparametrisation):
                 layer.train()
         return self
 
-    @torch.no_grad()
     def _divided_out(self, probe: Probe) -> list[str]:
         """Weights that are standardised before use or whose every output channel is: masks on them do nothing.
 
-        The answers then do not depend on the length of a neuron's weight vector, so their gradient stands at right
-        angles to it. Where that is so of all neurons, halved weights tell whether it holds for more than small changes,
-        beside weights that are turned instead.
+        A layer with a forward of its own is asked by itself, since the network's answers may not depend on it yet: a
+        residual branch may begin with a factor of 0.
         """
+        asked = {layer: site for site in self.sites.values() for layer, _ in site.owners if _own_forward(layer)}
+        deaf = _deaf_to_length(asked, probe)
+        found = [name for name, site in self.sites.items() if any(layer in deaf for layer, _ in site.owners)]
         suspects = [site for name, site in self.sites.items() if _right_angled(site, self._slopes[name])]
+        return found + self._unmoved([site for site in suspects if site.name not in found], probe)
+
+    @torch.no_grad()
+    def _unmoved(self, suspects: Sequence[Site], probe: Probe) -> list[str]:
+        """Those of ``suspects`` whose length the answers do not depend on.
+
+        Their gradient stands at right angles to each neuron's weight vector then. Where that is so of all neurons,
+        halved weights tell whether it holds for more than small changes, beside weights that are turned instead.
+        """
         if not suspects:
             return []
         given = outputs_of(self.model, probe)
@@ -183,6 +194,10 @@ _RIGHT_ANGLE, _SAME = 0.02, 0.01
 """Largest cosine of a neuron's weights and their gradient, and largest change of the answers beside that by turned
 weights, that count as none: the small number that standardisation adds to the variance leaves a little of both."""
 
+_DEAF = 0.1
+"""Largest change of a layer's output by halved weights, beside that by absent ones, that counts as none; it is 0.5
+where the output is proportional to the weights."""
+
 _NO_EPS = 1e-30
 """1 + this is 1 in every precision; PyTorch 2.11 refuses 0."""
 
@@ -192,6 +207,49 @@ def _right_angled(site: Site, slope: Tensor) -> bool:
     lengths = weight.norm(dim=1) * slope.norm(dim=1)
     along = (weight * slope).sum(1).abs()
     return weight.shape[1] > 1 and bool(lengths.any()) and bool((along <= _RIGHT_ANGLE * lengths).all())
+
+
+def _own_forward(layer: nn.Module) -> bool:
+    """Whether it is a linear layer or a convolution that computes otherwise than PyTorch's own."""
+    return isinstance(layer, tuple(_PLAIN)) and (type(layer) not in _PLAIN or "forward" in vars(layer))
+
+
+@torch.no_grad()
+def _deaf_to_length(layers: Mapping[nn.Module, Site], probe: Probe) -> set[nn.Module]:
+    """Those of ``layers`` that give nearly the same where all their weights are halved, seen in one run of the model.
+
+    Args:
+        layers: Each with its site.
+        probe: Runs the model once.
+    """
+    heard: dict[nn.Module, bool] = {}
+
+    def ask(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        local = next(name for owner, name in layers[layer].owners if owner is layer)
+        own = dict(layer.named_parameters(recurse=False))
+        silent = {name: torch.ones_like(p) for name, p in own.items() if not p.any()}  # a gain that begins at 0
+
+        def given(factor: float) -> Tensor:
+            with substituted(layer, silent | {local: factor * own[local]}):
+                answer: Tensor = layer.forward(*args, **kwargs)
+            return answer
+
+        if isinstance(output, Tensor) and not heard.get(layer):
+            whole = given(1.0)
+            none, turned = ((given(factor) - whole).abs().amax().nan_to_num(0.0) for factor in (0.0, -1.0))
+            largest = max(float(none), float(turned) / 2)
+            if largest > 0:
+                heard[layer] = float((given(0.5) - whole).abs().amax()) > _DEAF * largest
+
+    hooks = [layer.register_forward_hook(ask, with_kwargs=True) for layer in layers]
+    try:
+        if layers:
+            with seeded(0, next(iter(layers.values())).weight.device), without_fastpath():
+                probe()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {layer for layer, hears in heard.items() if not hears}
 
 
 def _masks(site: Site, gates: str) -> int:

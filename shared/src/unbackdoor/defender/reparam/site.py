@@ -28,15 +28,18 @@ from unbackdoor.network.backend import without_fastpath
 
 __all__ = ["Probe", "Reparametrisation", "Site", "SubstitutedForward", "drop_head", "substituted"]
 
-_UNSEEN = 0.02
-"""Share of a value's gradient that may be missing in the attached model: rounding, in the coarsest arithmetic."""
+_UNSEEN, _UNSEEN_DOUBLE = 0.02, 1e-8
+"""Share of a value's gradient, or of a change of the answers, that may be missing in the attached model: rounding, in
+the coarsest arithmetic and in float64."""
 
 _ROUNDING = 1e-5
 """The same as a share of the largest gradient that the value could have; all that is left where terms cancel."""
 
 _STEP, _NOISE = 0.3, 10.0
-"""Length of the step, in lengths of the weight, by which a suspect is tried, and how much larger than the rounding of
-the attached model a difference must be to count."""
+"""Length of the step, in lengths of a weight, by which it is tried, and how much larger than the rounding of the
+attached model a difference must be to count."""
+
+_REMEDY = "Call the layer or read its attribute, or leave it alone: skip takes patterns of names."
 
 
 class Reparametrisation(ABC):
@@ -163,56 +166,78 @@ class Reparametrisation(ABC):
 
     @torch.no_grad()
     def _check_seen(self, probe: Probe) -> None:
-        """Compare each value's gradient in the attached model with what all readers of its weight give together.
+        """Make sure that whoever reads a weight sees what is tuned.
 
         A reader that goes past the layer's forward and past its attribute would go on with the given weight, and the
-        folded model would answer otherwise than the one that was tuned.
+        folded model would answer otherwise than the one that was tuned. Where such a reader has a gradient, that of the
+        value in the attached model lacks its part. Where it has none, the answers of the attached and of the folded
+        model tell, with all values moved at once.
 
         Raises:
             UnreachedSite: Names the weights that have such a reader.
         """
         values = list(self._values.values())
-        with self:
-            found = gradients_of(self.model, values, probe)
+        try:
+            with self:
+                found = gradients_of(self.model, values, probe)
+        except (AttributeError, TypeError) as error:
+            raise UnreachedSite(
+                f"the model does not run with other tensors in place of its weights ({type(error).__name__}: {error}): "
+                f"it asks for a parameter itself. {_REMEDY}"
+            ) from error
         unseen = []
         for (name, site), value, slope in zip(self.sites.items(), values, found, strict=True):
             with torch.enable_grad():
                 (due,) = torch.autograd.grad((self.effective(site, value) * self._slopes[name]).sum(), value)
             missing = due if slope is None else due - slope
             largest = float(site.weight.norm()) * float(self._slopes[name].norm())
-            if float(missing.norm()) > _UNSEEN * float(due.norm()) + _ROUNDING * largest and self._hidden(site, probe):
+            if float(missing.norm()) > _UNSEEN * float(due.norm()) + _ROUNDING * largest and self._departs(probe, site):
                 unseen.append(name)
         self._slopes = {}
+        if not unseen and self._departs(probe, *self.sites.values()):
+            unseen = [name for name, site in self.sites.items() if self._departs(probe, site)] or list(self.sites)
         if unseen:
             raise UnreachedSite(
                 f"these weights are read past their layers, so that the model would not see what is tuned: "
-                f"{', '.join(unseen)}. Call the layer or read its attribute, or leave it alone: skip takes patterns of "
-                "names."
+                f"{', '.join(unseen)}. {_REMEDY}"
             )
 
-    def _hidden(self, site: Site, probe: Probe) -> bool:
-        """Whether the attached model answers otherwise than one with the effective weight written in.
+    def _departs(self, probe: Probe, *sites: Site) -> bool:
+        """Whether the attached model answers otherwise than one with effective weights of ``sites`` written in.
 
-        Gradients alone do not show it: those of lookups leave out the padding row, and of a network whose activations
-        run away little is left but rounding.
+        Gradients alone do not show it: those of lookups leave out the padding row, of a network whose activations run
+        away little is left but rounding, and a reader under ``torch.no_grad`` has none.
         """
-        value, given = self.value(site), site.weight.detach().clone()
-        draw = torch.rand(value.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(value)
-        step = self.effective(site, value + draw) - self.effective(site, value)
-        moved = value + draw * (_STEP * given.norm() / step.norm().clamp(min=torch.finfo(step.dtype).tiny))
-        written = self.effective(site, moved).clone()
+        moved = {site.name: self._moved(site) for site in sites}
+        written = {site.name: self.effective(site, moved[site.name]).clone() for site in sites}
+        given = {site.name: site.weight.detach().clone() for site in sites}
         given_out = outputs_of(self.model, probe)
         with self:
             rounding = float((outputs_of(self.model, probe) - given_out).norm())
-            with self.substituted({site.name: moved}):
+            with self.substituted(moved):
                 attached = outputs_of(self.model, probe)
         try:
-            site.weight.copy_(written)
+            for site in sites:
+                site.weight.copy_(written[site.name])
             folded = outputs_of(self.model, probe)
         finally:
-            site.weight.copy_(given)
+            for site in sites:
+                site.weight.copy_(given[site.name])
+        double = all(site.weight.dtype == torch.float64 for site in sites)
         change, off = float((folded - given_out).norm()), float((folded - attached).norm())
+        if double:
+            return off > _UNSEEN_DOUBLE * (change + float(given_out.norm())) + _NOISE * rounding
         return off > _UNSEEN * change + _NOISE * rounding + _ROUNDING * float(given_out.norm())
+
+    def _moved(self, site: Site) -> Tensor:
+        """A value that stands for a weight `_STEP` of its length away."""
+        value = self.value(site)
+        draw = 2 * torch.rand(value.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1
+        draw = draw.to(value)
+        step = self.effective(site, value + draw) - self.effective(site, value)
+        length = step.norm().clamp(min=torch.finfo(step.dtype).tiny)
+        moved: Tensor = value + draw * (_STEP * site.weight.norm() / length)
+        return moved
 
     def _leave(self, names: Sequence[str], why: str) -> None:
         """Take sites off and tell."""

@@ -120,10 +120,9 @@ def response(outputs: Any) -> Tensor:
 
 @torch.no_grad()
 def outputs_of(model: nn.Module, probe: Probe) -> Tensor:
-    """All floats of the outputs of one run in one matrix ``(batch, values)``; draws are the same each time."""
+    """All floats of the outputs of one run in one vector; draws are the same each time."""
     with seeded(0, next(model.parameters()).device), without_fastpath():
-        found = [leaf.flatten(1) if leaf.ndim > 1 else leaf.unsqueeze(1) for leaf in leaves(probe()) if leaf.ndim]
-    return torch.cat([leaf.double() for leaf in found if leaf.is_floating_point()], dim=1)
+        return torch.cat([leaf.double().flatten() for leaf in leaves(probe()) if leaf.is_floating_point()])
 
 
 def gradients_of(
