@@ -119,8 +119,7 @@ def page(content: Mapping[str, Any], file: str) -> str:
         f"at least {CLEARLY:g} points below and its mean clean accuracy falls by {LARGEST_DROP:g} points at most."
     )
     read = (
-        "All methods get the same clean samples and the same augmentation. `ft`, `nft`, `f-fip` and `fip` let the "
-        "tuned model read disturbed inputs besides (option `disturb`); rows with `disturb=False` are without."
+        "All methods get the same clean samples and the same weak augmentation."
     )
     lines = [f"# All methods: {content['title']}", "", made, ""]
     lines += [f"- {victim(name, card)}" for name, card in content["victims"].items()]

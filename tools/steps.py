@@ -31,13 +31,12 @@ from torch import Tensor, nn
 
 from unbackdoor.attacker.plan import open_victim
 from unbackdoor.data import CleanSet
-from unbackdoor.defender.clean_loss import Teacher
 from unbackdoor.defender.curvature import fisher_trace, twice_differentiable
 from unbackdoor.defender.fit import gradients
-from unbackdoor.defender.purifier import Run
+from unbackdoor.defender.loss import distillation_targets, frozen_copy
 from unbackdoor.defender.reparam import FullWeights, NeuronMask, SpectralShift
 from unbackdoor.network.readiness import differentiable_recurrence
-from unbackdoor.registry import kit, method
+from unbackdoor.registry import kit
 from unbackdoor.report import versions
 from unbackdoor.task import Batch, Task
 
@@ -71,9 +70,6 @@ def main() -> None:
     every = options.trace_every
     amortised = ((every - 1) * medians["f-fip"] + medians["f-fip-trace"]) / every
     ratios[f"f-fip with Tr(F) every {every} steps"] = round(amortised / plain, 3)
-    nft, f_fip = method("nft"), method("f-fip")
-    ratios["nft by default"] = round((medians["nft-weight"] + medians["teacher"] / nft().reuse) / plain, 3)
-    ratios["f-fip by default"] = round((amortised + medians["teacher"] / f_fip().reuse) / plain, 3)
     peaks = {name: _child_peak(name) for name in options.methods}
     result = {
         **_named(options),
@@ -152,9 +148,8 @@ def _step(name: str, options: argparse.Namespace) -> Callable[[], None]:
     model, task, batch = subject.model.train(name == "ft"), subject.task, subject.batch
     generator = torch.Generator().manual_seed(0)
     if name == "teacher":
-        run = Run(generator, torch.device(options.device), model)
-        teacher = Teacher.of(model, task, CleanSet(batch), run, mixup=0.0)
-        return lambda: teacher.answer(task, batch)
+        teacher = frozen_copy(model)
+        return lambda: distillation_targets(teacher, task, batch)
     parameters, objective = _objective(name, model, task, batch, generator, options.trace_samples)
     sgd = torch.optim.SGD(parameters, lr=1e-5, momentum=0.9)
 
@@ -182,8 +177,8 @@ def _objective(
     handles = {
         "nft-weight": lambda: NeuronMask(model, probe),
         "nft-norm": lambda: NeuronMask(model, probe, site="norm"),
-        "f-fip": lambda: SpectralShift(model, probe, relative=True),
-        "f-fip-trace": lambda: SpectralShift(model, probe, relative=True),
+        "f-fip": lambda: SpectralShift(model, probe),
+        "f-fip-trace": lambda: SpectralShift(model, probe),
         "fip": lambda: FullWeights(model),
     }
     handle = handles[name]()

@@ -18,7 +18,7 @@ PURIFY = ["purify", "victim", "--out", "p.safetensors"]
         ([*PURIFY, "--metod=ft"], "--method"),
         ([*PURIFY, "--num-clases", "3"], "--num-classes"),
         ([*PURIFY, "--stesp", "3"], "--steps"),
-        ([*PURIFY, "--no-disturbb"], "--no-disturb"),
+        ([*PURIFY, "--no-drop-doubtfull"], "--no-drop-doubtful"),
         ([*PURIFY, "--means", "0"], "--mean"),
         ([*PURIFY, "--fitt", "crop"], "--data-option fit="),
         ([*PURIFY, "--task", "toy", "--clases", "a"], "--classes"),

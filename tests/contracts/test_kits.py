@@ -63,8 +63,6 @@ def test_installed_task_runs_with_method_or_lacks_what_it_declares(task_name, me
     clean = splits.clean[slice(0, 16)]
     known = method(method_name).__dataclass_fields__
     few = {key: 2 for key in known if key == "steps" or key.endswith("_steps")}
-    few |= {"attenuation": 1.0} if "attenuation" in known else {}  # an untrained network may fall silent under it
-    few |= {"disturb": method_name == "nft"} if "disturb" in known else {}  # a search outlasts two steps
     few |= {"prune_step": 0.2} if "prune_step" in known else {}
     few |= {"lr": 10.0} if method_name == "nft" else {}  # of an untrained network's slopes, at most 1e-5, less is lost
     purifier = method(method_name)(**few, **({"batch_size": 8} if "batch_size" in known else {}))

@@ -245,7 +245,7 @@ def test_a_softmax_at_the_end_changes_nothing():
         def forward(self, x):
             return super().forward(x).softmax(1)
 
-    words = {"lr": 0.05, "steps": 4, "mixup": 0.0, "disturb": False}
+    words = {"lr": 0.05, "steps": 4, "mixup": 0.0}
     made = (purified(model, **words)[0].head.weight.detach() for model in (Net(), Likely()))
     plain, likely = (weight - 2 * torch.eye(CLASSES) for weight in made)
     assert float(plain.norm()) > 0

@@ -137,7 +137,7 @@ def nad(case: Case) -> list[dict[str, Any]]:
     given = SimpleNamespace(device="cpu", model="preactresnet18", lr=0.01, beta1=500, beta2=1000, beta3=1000)
     teacher, _ = unbackdoor.purify(
         case.model, case.data.clean, task=case.task, method="ft", seed=case.seed, steps=case.steps("nad"),
-        batch_size=case.size, disturb=False,
+        batch_size=case.size,
     )  # fmt: skip
 
     def trained(one: nn.Module) -> Callable[[int], object]:
