@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import unbackdoor
-from unbackdoor import estimate as estimating
 from unbackdoor.data import CleanSet
 from unbackdoor.defender.methods.ft import FT
 from unbackdoor.defender.run import Run
 from unbackdoor.errors import PreflightFailed
+from unbackdoor.network import estimate as estimating
 from unbackdoor.network.estimate import COPIES, estimate, free_memory, weight_bytes
 from unbackdoor.task import Batch
 from unbackdoor.testing import ClassificationTask

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from unbackdoor import model as room
 from unbackdoor.defender.methods.ft import FT
 from unbackdoor.defender.methods.nft import NFT
 from unbackdoor.defender.purifier import Purifier
+from unbackdoor.network import readiness as room
 from unbackdoor.network.readiness import differentiable_recurrence
 from unbackdoor.testing import ClassificationTask, check_purifier, tiny_models
 

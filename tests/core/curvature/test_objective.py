@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from torch.testing import assert_close
 
 from unbackdoor.data import CleanSet
 from unbackdoor.defender.curvature import fisher_diagonal, fisher_trace
-from unbackdoor.defender.curvature.objective import FisherObjective
 from unbackdoor.defender.fit import gradients
+from unbackdoor.defender.methods.fip import FIP
 from unbackdoor.defender.reparam import FullWeights, SpectralShift
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 
 
 def objective(**changes):
-    return FisherObjective(
-        **{"trace_weight": 0.3, "trace_every": 2, "trace_samples": 3, "retain_weight": 5.0} | changes
-    )
-
-
-def labels(model, task, batch):
-    return task.loss(task.forward(model, batch.inputs), batch.targets)
+    return FIP(**{"trace_weight": 0.3, "trace_every": 2, "trace_samples": 3, "retain_weight": 5.0} | changes)
 
 
 @pytest.mark.parametrize("kind", [SpectralShift, FullWeights])
@@ -37,11 +29,11 @@ def test_objective_equals_equation_eight(cases, task, run, kind, step):
         values = handle.parameters()
         start = {n: v.detach().clone() for n, v in values.items()}
         fisher = fisher_diagonal(handle, model, task, clean)
-        anchor = objective().prepare(handle, model, task, clean, run)
+        anchor = objective().anchor(handle, model, task, clean, run)
         with torch.no_grad():
             for value in values.values():
                 value.add_(0.1)
-        terms = objective()(step, batch, loss=partial(labels, model, task), anchor=anchor)
+        terms = objective().terms(step, batch, anchor=anchor)
         found, slopes = gradients(terms, list(values.values()))
         loss = -task.log_likelihood(model(batch.inputs), batch.targets).mean()
         retained = sum((fisher[n] * (values[n] - start[n]) ** 2).sum() for n in values)
@@ -59,9 +51,9 @@ def test_objective_leaves_terms_of_weight_zero_out(cases, task, run):
     model, batch = cases["conv-bn"].model(), cases["conv-bn"].batch(6)
     bare = objective(trace_weight=0.0, retain_weight=0.0)
     with FullWeights(model) as handle:
-        anchor = bare.prepare(handle, model, task, CleanSet(batch), run)
+        anchor = bare.anchor(handle, model, task, CleanSet(batch), run)
         assert anchor.fisher == {}
-        (found,) = bare(0, batch, loss=partial(labels, model, task), anchor=anchor)
+        (found,) = bare.terms(0, batch, anchor=anchor)
         assert_close(found, task.loss(model(batch.inputs), batch.targets), **EXACT)
 
 
@@ -69,9 +61,9 @@ def test_objective_takes_the_trace_of_plain_samples_whatever_the_loss_is_of(case
     model, batch = cases["linear"].model(), cases["linear"].batch(6)
     smooth = objective(retain_weight=0.0, trace_samples=6)
     with FullWeights(model) as handle:
-        anchor = smooth.prepare(handle, model, task, CleanSet(batch), run)
+        anchor = smooth.anchor(handle, model, task, CleanSet(batch), run)
         mixed = task.augment(batch, torch.Generator().manual_seed(1), mix=1.0)
-        smoothness, loss = smooth(0, mixed, loss=partial(labels, model, task), anchor=anchor)
+        smoothness, loss = smooth.terms(0, mixed, anchor=anchor)
         generator = torch.Generator().manual_seed(0)
         plain = next(CleanSet(batch).batches(6, generator))
         scores = task.log_likelihood(model(plain.inputs), plain.targets)
@@ -84,7 +76,7 @@ def test_objective_retainer_is_zero_at_the_start_and_grows(cases, task, run):
     model, batch = cases["conv-bn"].model(), cases["conv-bn"].batch(6)
     shift = SpectralShift(model, lambda: model(batch.inputs))
     with shift:
-        anchor = objective().prepare(shift, model, task, CleanSet(batch), run)
+        anchor = objective().anchor(shift, model, task, CleanSet(batch), run)
         assert float(anchor.distance().detach()) == 0
         with torch.no_grad():
             for value in shift.parameters().values():
