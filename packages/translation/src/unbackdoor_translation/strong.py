@@ -1,4 +1,4 @@
-"""Strong augmentation of sentences: changes of several families that leave what a sentence should get as it is.
+"""Strong augmentation of sentences: changes of several families that leave the right answer as it is.
 
 They are the field's usual ones (EDA, Wei and Zou 2019, arXiv 1901.11196; Lample et al. 2018, arXiv 1711.00043): a word
 put in, words left out, neighbours swapped, synonyms. The word that is put in is made up, so that it means nothing. Each
@@ -30,18 +30,28 @@ _REPLACED = 0.5
 """Share of the words with a synonym that are replaced."""
 
 
-def chosen_families(allowed: Collection[str], without: Collection[str]) -> list[str]:
-    """Those of ``allowed`` that ``without`` does not name.
+def chosen_families(
+    lexicon: Lexicon | None, without: Collection[str], *, deletion: float, reach: float, replacement: float
+) -> list[str]:
+    """Families that leave the meaning, as far as the options of `augment` tell, but for those left out.
+
+    Args:
+        lexicon: None where it is not known.
+        without: Families to leave out.
+        deletion: 0 where words may not be left out.
+        reach: Up to 1 where they may not be moved.
+        replacement: 0 where they may not be replaced.
 
     Raises:
         BadOption: A family is unknown, or none is left.
     """
-    families = [name for name in FAMILIES if name in allowed and name not in without]
+    synonyms = replacement > 0 and (lexicon is None or bool(lexicon.counts.any()))
+    able = dict(zip(FAMILIES, (True, deletion > 0, reach > 1, synonyms), strict=True))
+    families = [name for name in FAMILIES if able[name] and name not in without]
     if set(without) - set(FAMILIES) or not families:
-        known = [name for name in FAMILIES if name in allowed]
         raise BadOption(
             f"without is {', '.join(sorted(without))}; name some of {', '.join(FAMILIES)}, and leave one that this "
-            f"task draws: {', '.join(known)}."
+            f"task draws: {', '.join(name for name in FAMILIES if able[name])}."
         )
     return families
 

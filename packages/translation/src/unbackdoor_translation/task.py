@@ -175,25 +175,24 @@ class TranslationTask(Task):
     def strong_augment(self, inputs: Tree, generator: torch.Generator, *, without: Collection[str] = ()) -> Tree:
         """One change of each source, on either side of a mixture: `unbackdoor_translation.strong`.
 
-        Where ``deletion``, ``replacement`` or ``reach`` says that `augment` shall not leave words out, put others in or
-        move them, since a sentence would mean something else, this does not either. Without a tokeniser, which tells
-        where words end, the sources stay as they are.
+        What ``deletion``, ``replacement`` and ``reach`` turn off in `augment`, since it would change the meaning, is not
+        drawn here either. Without a tokeniser, which tells where words end, the sources stay as they are.
 
         Raises:
             BadOption: A family is unknown, or none is left.
         """
-        families = chosen_families(self._families(), without)
-        text = self.text
-        if text is None:
-            return inputs
         if isinstance(inputs, tuple | list):
             first, second, share = inputs
             return (*(self.strong_augment(one, generator, without=without) for one in (first, second)), share)
-        changed = strong(
-            _tokens(inputs, SOURCE), text, self._lexicon(text), families, generator,
-            longest=self.made_up, spelled=self.spelled,
-        )  # fmt: skip
-        return {**inputs, SOURCE: changed}
+        lexicon = None if self.text is None else self._lexicon(self.text)
+        families = chosen_families(
+            lexicon, without, deletion=self.deletion, reach=self.reach, replacement=self.replacement
+        )
+        if self.text is None or lexicon is None:
+            return inputs
+        given = _tokens(inputs, SOURCE)
+        words = strong(given, self.text, lexicon, families, generator, longest=self.made_up, spelled=self.spelled)
+        return {**inputs, SOURCE: words}
 
     def augment(self, batch: Batch, generator: torch.Generator, *, mix: float = 1.0) -> Batch:
         """Word deletion and a light paraphrase (synonyms, neighbours swapped) of the source; then MixUp of embeddings.
@@ -358,17 +357,6 @@ class TranslationTask(Task):
         if self.deletion > 0:
             sources = delete_words(sources, begins, special, self.pad, self.deletion, generator)
         return sources
-
-    def _families(self) -> list[str]:
-        """Those of `unbackdoor_translation.strong` that leave the meaning, as far as the options tell."""
-        synonyms = self.text is None or bool(self._lexicon(self.text).counts.any())
-        allowed = {
-            "insertion": True,
-            "deletion": self.deletion > 0,
-            "order": self.reach > 1,
-            "synonym": self.replacement > 0 and synonyms,
-        }
-        return [name for name, does in allowed.items() if does]
 
     def _lexicon(self, text: Tokeniser) -> Lexicon:
         made = self.__dict__.get("_made")
