@@ -134,7 +134,10 @@ def test_a_benign_model_has_no_options_of_a_trigger(call, words):
 
 
 def test_a_benign_model_has_nothing_poisoned_to_train_on(call, benign):
-    assert "nothing poisoned to train on" in call("train", "--defence", "abl", "--like", benign, "--out", "t.safetensors").error
+    assert (
+        "nothing poisoned to train on"
+        in call("train", "--defence", "abl", "--like", benign, "--out", "t.safetensors").error
+    )
 
 
 def test_a_card_of_a_benign_model_does_not_name_an_asr(call, benign):

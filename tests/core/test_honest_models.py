@@ -262,8 +262,11 @@ def test_a_result_that_diverged_is_never_given_back(victim, method):
     few = victim.clean[torch.arange(0, 150, 4)]
     known = {"steps": 8, "batch_size": 16, "rounds": 2}
     options = {name: value for name, value in known.items() if name in method_of(method).__dataclass_fields__}
-    with pytest.raises(UnbackdoorError):
-        unbackdoor.purify(victim.model, few, task=TASK, method=method, lr=30.0, **options)
+    try:
+        _, report = unbackdoor.purify(victim.model, few, task=TASK, method=method, lr=30.0, **options)
+    except UnbackdoorError:
+        return
+    assert report.given_back, "a method that has a tolerance gives the given model back"
 
 
 def test_a_model_without_room_is_refused_before_the_work():
