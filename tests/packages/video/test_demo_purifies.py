@@ -1,4 +1,4 @@
-"""The promise of the demo: NFT and f-FIP purify the victims of moving digits of seeds 0 to 2, the control does not."""
+"""The promise of the demo: SDFT purifies the victims of moving digits of seeds 0 to 2, the control does not."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LARGEST_DROP = 5.0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["nft", "f-fip", "bn-only"])
-def test_demo_victims_are_purified_by_the_methods_and_not_by_the_control(method: str) -> None:
+@pytest.mark.parametrize("method", ["sdft", "bn-only"])
+def test_demo_victims_are_purified_by_the_default_and_not_by_the_control(method: str) -> None:
     package = kit("video")
     plan = Plan.of_demo(package)
     rates, drops = [], []

@@ -175,8 +175,8 @@ class TranslationTask(Task):
     def strong_augment(self, inputs: Tree, generator: torch.Generator, *, without: Collection[str] = ()) -> Tree:
         """One change of each source, on either side of a mixture: `unbackdoor_translation.strong`.
 
-        What ``deletion``, ``replacement`` and ``reach`` turn off in `augment`, since it would change the meaning, is not
-        drawn here either. Without a tokeniser, which tells where words end, the sources stay as they are.
+        What ``deletion``, ``replacement`` and ``reach`` turn off in `augment`, since it would change the meaning, is
+        not drawn here either. Without a tokeniser, which tells where words end, the sources stay as they are.
 
         Raises:
             BadOption: A family is unknown, or none is left.
