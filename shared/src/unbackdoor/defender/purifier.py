@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Self, final
+from typing import Any, ClassVar, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unbackdoor.data import CleanSet, floats_like
-from unbackdoor.defender.outcome import MAX_LOSS, evidence, fault, thin
-from unbackdoor.defender.parts import Parts, parts_of
+from unbackdoor.defender.figures import Figures, Found, fault_of, found_of, remarks
+from unbackdoor.defender.outcome import MAX_LOSS
+from unbackdoor.defender.parts import parts_of
 from unbackdoor.defender.preflight.check import doubt, doubtful, misfit
 from unbackdoor.defender.preflight.standing import Standing, one_class, standing
 from unbackdoor.defender.run import Progress, Run, Watch
-from unbackdoor.defender.tolerance import AccuracyTolerance, right_answers
+from unbackdoor.defender.tolerance import AccuracyTolerance
 from unbackdoor.errors import (
     BadData,
     BadOption,
@@ -32,7 +32,7 @@ from unbackdoor.errors import (
     UnbackdoorError,
     UnsupportedTask,
 )
-from unbackdoor.measure import clean_metrics, evaluating
+from unbackdoor.measure import evaluating
 from unbackdoor.network.answers import answered
 from unbackdoor.network.backend import alone, seeded
 from unbackdoor.network.calling import failure, guarded, plain
@@ -54,48 +54,6 @@ from unbackdoor.task import Task
 from unbackdoor.tree import first_dim, leaves
 
 __all__ = ["Progress", "Purifier", "Run", "Watch", "option"]
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What was measured of one purification, and what is wrong with it."""
-
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    by_class: Mapping[str, Mapping[str, float]]
-    evidence: Mapping[str, Any]
-    fault: str | None
-    given_back: bool
-
-
-@dataclass(frozen=True)
-class _Figures:
-    """What a model is measured by on some samples."""
-
-    metrics: Mapping[str, float]
-    by_class: Mapping[str, tuple[int, float]]
-    right: Tensor
-
-    @classmethod
-    def of(cls, model: nn.Module, judged: CleanSet, task: Task) -> Self:
-        right = right_answers(model, judged, task).double().cpu()
-        strata = task.strata(judged.samples.targets)
-        members = {} if strata is None else {int(one): strata.cpu() == one for one in strata.cpu().unique()}
-        by_class = {str(one): (int(of.sum()), float(100 * right[of].mean())) for one, of in members.items()}
-        return cls(clean_metrics(model, judged.samples, task), by_class, right)
-
-
-def _wrong(
-    given: Standing, now: Standing, parts: Parts, before: _Figures, after: _Figures, max_loss: float, task: Task
-) -> str | None:
-    """What is wrong with the purified model on the samples that are reported on, or on all."""
-    headline, meters = next(iter(before.metrics)), task.meters()
-    share = getattr(meters[headline], "scale", 100.0) == 100.0
-    drop = (before.metrics[headline], after.metrics[headline]) if share else (math.nan, math.nan)
-    if parts.report is None:
-        return fault(given, now, *drop, max_loss)
-    told = fault(given.part(parts.report), now.part(parts.report), *drop, max_loss)
-    return told or fault(given, now, given.accuracy, now.accuracy, max_loss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +197,7 @@ class Purifier(Configured, ABC):
         """One run of the model on a few samples."""
         return partial(task.forward, model, clean.samples[slice(0, min(len(clean), 32))].inputs)
 
-    def _tuned(self, model: nn.Module, clean: CleanSet, task: Task, run: Run, max_loss: float, kept: Kept) -> _Found:
+    def _tuned(self, model: nn.Module, clean: CleanSet, task: Task, run: Run, max_loss: float, kept: Kept) -> Found:
         """Check, tune in place and measure."""
         self._inspect(model, clean, task, run)
         clean, given = self._preflight(model, clean, task, run)
@@ -252,7 +210,7 @@ class Purifier(Configured, ABC):
         kept.settle(self._probe(model, task, tuning), norms=self.updates_buffers)
         working = Signature.of(model)
         tolerance = None if limit is None else AccuracyTolerance.of(model, task, tuning, run, limit)
-        before = _Figures.of(model, judged, task)
+        before = Figures.of(model, judged, task)
         try:
             self._purify(model, tuning, task, run)
             kept.settle(self._probe(model, task, tuning), norms=self.updates_buffers)
@@ -266,44 +224,13 @@ class Purifier(Configured, ABC):
                 f"{error}. So the given model came back, bit for bit: a backdoor in it is still there. Give more clean "
                 "samples, try another method, or take the result all the same with allow_drop=True (--allow-drop)."
             )
-            return self._found(parts, before, before, given, given, clean, None, given_back=True)
-        now, after = standing(model, clean.samples, task), _Figures.of(model, judged, task)
-        wrong = _wrong(given, now, parts, before, after, max_loss, task)
-        found = self._found(parts, before, after, given, now, clean, wrong, given_back=False)
-        if (little := thin(found.evidence, given)) is not None:
-            run.notice(f"{little}.")
-        lost = next(iter(found.before.values())) - next(iter(found.after.values()))
-        if limit is not None and lost > limit:
-            low, high = found.evidence["drop"]
-            run.notice(
-                f"on the {len(judged)} samples that the figures are measured on {lost:.1f} points were lost (95 %: "
-                f"{low:.1f} to {high:.1f}), more than max_clean_drop={limit:g} allows; on those that chose it was not "
-                "so."
-            )
+            return found_of(parts, clean, (before, before), (given, given), None, given_back=True)
+        now, after = standing(model, clean.samples, task), Figures.of(model, judged, task)
+        wrong = fault_of(parts, (before, after), (given, now), task, max_loss)
+        found = found_of(parts, clean, (before, after), (given, now), wrong, given_back=False)
+        for text in remarks(found, given, limit):
+            run.notice(text)
         return found
-
-    def _found(
-        self,
-        parts: Parts,
-        before: _Figures,
-        after: _Figures,
-        given: Standing,
-        now: Standing,
-        clean: CleanSet,
-        wrong: str | None,
-        *,
-        given_back: bool,
-    ) -> _Found:
-        if parts.report is None:
-            nothing = dict.fromkeys(before.metrics, math.nan)
-            return _Found(nothing, nothing, {}, {"samples": 0}, wrong, given_back)
-        by_class = {
-            name: {"samples": count, "before": share, "after": after.by_class[name][1]}
-            for name, (count, share) in before.by_class.items()
-        }
-        groups = None if clean.groups is None else clean.groups[parts.report]
-        rest = evidence(given.part(parts.report), now.part(parts.report), (before.right, after.right), groups)
-        return _Found(before.metrics, after.metrics, by_class, rest, wrong, given_back)
 
     def _foresee(self, model: nn.Module, tuning: CleanSet, task: Task, run: Run) -> None:
         """Stop where memory will not suffice, and tell the watcher how long it will take."""
@@ -314,7 +241,7 @@ class Purifier(Configured, ABC):
         run.stop(too_large(found), PreflightFailed)
         run.expect(found.seconds, steps)
 
-    def _judge(self, found: _Found, report: Report, run: Run) -> None:
+    def _judge(self, found: Found, report: Report, run: Run) -> None:
         if found.fault is None:
             return
         try:
