@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -16,7 +17,7 @@ from unbackdoor.data import CleanSet
 from unbackdoor.defender.purifier import Purifier
 from unbackdoor.defender.run import Run
 from unbackdoor.network.signature import Signature, buffers_kept
-from unbackdoor.report import Report, weight_hash
+from unbackdoor.report import NOT_MEASURED, Report, weight_hash
 from unbackdoor.task import Task
 from unbackdoor.testing.comparison import Snapshot, assert_equal, copy_of, global_state_kept, parts
 
@@ -129,7 +130,10 @@ def _check_report(report: Report, purifier: Purifier, model: nn.Module, purified
     assert report.total == sum(p.numel() for p in model.parameters()), "total is not the number of parameters"
     headline = next(iter(task.meters()))
     for figures in (report.before, report.after):
-        assert 0 <= figures[headline] <= 100, f"the report must hold {headline} in percent"
+        if report.measured_on == NOT_MEASURED:
+            assert math.isnan(figures[headline]), f"{headline} was not measured, yet the report holds a figure"
+        else:
+            assert 0 <= figures[headline] <= 100, f"the report must hold {headline} in percent"
 
 
 def _check_repeats(
