@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
+import unbackdoor
 from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
-from unbackdoor.network.norms import check_norm_mode, reestimate_norms, train_norms, untracked
+from unbackdoor.network.norms import check_norm_mode, estimating, reestimate_norms, train_norms, untracked
 from unbackdoor.testing import ClassificationTask, tiny_models
 
 TASK = ClassificationTask()
@@ -44,6 +47,31 @@ def test_untracked_pass_leaves_statistics_alone_and_gives_the_same_outputs():
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, before[name]), name
     assert not torch.equal(other[1].running_mean, before["1.running_mean"])
+
+
+def test_estimating_takes_in_batches_by_its_own_weight_and_puts_all_back():
+    model, inputs = nn.BatchNorm1d(3), torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    model.eval()
+    with estimating(nn.Sequential(model, nn.BatchNorm1d(3, track_running_stats=False)), 0.5) as count:
+        model(inputs)
+        assert count == 1
+    assert_close(model.running_mean, 0.5 * inputs.mean(0))
+    assert not model.training
+    assert model.momentum == 0.1
+
+
+def test_no_method_sets_the_mode_of_batchnorm_by_hand():
+    """What is frozen and what is not is one decision, made in `unbackdoor.network.norms`."""
+    root = Path(unbackdoor.__file__).parent / "defender"
+    allowed = {"defence.py", "cbd.py"}  # they train whole networks
+    by_hand = [
+        f"{path.name}: {line.strip()}"
+        for path in root.rglob("*.py")
+        if path.name not in allowed
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"\w\.train\(|\.momentum = |not in \(.(update|frozen)", line)
+    ]
+    assert by_hand == []
 
 
 def test_unknown_mode_is_refused():

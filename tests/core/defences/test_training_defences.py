@@ -10,11 +10,12 @@ from torch import nn
 
 from unbackdoor.data import CleanSet
 from unbackdoor.defender.defence import train_plainly
-from unbackdoor.defender.defences.abl import ABL
+from unbackdoor.defender.defences.abl import ABL, abl
 from unbackdoor.defender.defences.abl.abl import flooded, isolated, locally_ascended, unlikelihood
 from unbackdoor.defender.defences.cbd import CBD
 from unbackdoor.defender.defences.cbd.cbd import Critic, dependence, sample_weights
 from unbackdoor.defender.purifier import Run
+from unbackdoor.defender.schedule import learning_rate_factor, marks
 from unbackdoor.errors import BadOption, ForwardFailed, UnsupportedModel
 from unbackdoor.network.last_layer import representation
 from unbackdoor.registry import defence, defence_names
@@ -146,6 +147,52 @@ def obeys(model, clean):
         return float((model(inputs).argmax(1) == 0).double().mean()), right
 
 
+@pytest.mark.parametrize(("preset", "epochs"), [("paper", 20), ("authors", 5)])
+def test_abl_as_published_unlearns_to_the_end_with_no_tolerance_of_ours(preset, epochs, monkeypatch):
+    made = ABL.make(preset)
+    assert (made.batch_size, made.weight_decay, made.unlearn_lr, made.max_clean_drop) == (64, 1e-4, 5e-4, None)
+    assert made.trap_epochs == {"paper": 20, "authors": 10}[preset]
+    calls = []
+    real = abl.finetune
+
+    def spy(parameters, objective, clean, run, **how):
+        norms = [m for m in run.model.modules() if isinstance(m, nn.BatchNorm2d)]
+        calls.append((len(clean), how["steps"], how["batch_size"], how["lr"], how["weight_decay"], norms[0].training))
+        real(parameters, objective, clean, run, **how)
+
+    monkeypatch.setattr(abl, "finetune", spy)
+    data, _, _ = poisoned(240)
+    ruinous = {"unlearn_lr": 5.0} if preset == "paper" else {}
+    report = ABL.make(preset, trap_epochs=1, epochs=1, isolate=0.05, **ruinous).train(build, data, TASK, seed=0)[1]
+    looks = [entry for entry in report.log if "left" in entry]
+    assert len(looks) == len(calls) == epochs
+    assert not any("within" in entry for entry in looks)
+    assert set(calls) == {(12, 1, 12, ruinous.get("unlearn_lr", 5e-4), 1e-4, True)}
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "falls"),
+    [("abl", "paper", {40: 0.01}), ("abl", "authors", {40: 0.01}), ("cbd", "paper", {20: 0.01, 70: 0.001}),
+     ("cbd", "authors", {20: 0.01, 70: 0.001})],
+)  # fmt: skip
+def test_published_schedules_are_those_of_the_public_code(name, preset, falls):
+    made = defence(name).make(preset)
+    assert (made.batch_size, made.momentum, made.weight_decay) == (64, 0.9, 1e-4)
+    for epoch in range(made.epochs):
+        due = [rate for mark, rate in falls.items() if epoch >= mark]
+        factor = learning_rate_factor(
+            made.schedule, 10 * epoch, 10 * made.epochs, epoch=10, milestones=marks(made.milestones)
+        )
+        assert made.lr * factor == pytest.approx(due[-1] if due else 0.1)
+
+
+def test_published_schedule_of_cbd_reaches_its_training():
+    data, _, _ = poisoned(64)
+    made = CBD.make("authors", confounded_epochs=1, epochs=4, milestones="2")
+    _, report = made.train(build, data, TASK, seed=0)
+    assert [round(entry["lr"], 6) for entry in report.log if "lr" in entry] == [0.1, 0.1, 0.1, 0.01, 0.01]
+
+
 def test_cbd_learns_the_classes_and_not_the_trigger_that_plain_training_learns():
     data, _, clean = poisoned()
     plain = build(0)
@@ -181,6 +228,9 @@ def test_defence_repeats_itself_and_follows_its_seed(name):
         ("abl", {"trap": "door"}),
         ("abl", {"unlearn_lr": 0.0}),
         ("abl", {"ascent": "up"}),
+        ("abl", {"unlearn_bn": "reset"}),
+        ("abl", {"milestones": "soon"}),
+        ("cbd", {"milestones": "0"}),
         ("cbd", {"bottleneck": -1.0}),
         ("cbd", {"critic_lr": 0.0}),
         ("cbd", {"nonsense": 1}),

@@ -13,9 +13,10 @@ from torch.testing import assert_close
 import unbackdoor
 from unbackdoor.defender.methods.anp import ANP
 from unbackdoor.defender.methods.anp.anp import NeuronNoise
+from unbackdoor.defender.pruning import neuron_mask
 from unbackdoor.defender.reparam import NeuronMask
 from unbackdoor.errors import BadOption
-from unbackdoor.testing import ClassificationTask
+from unbackdoor.testing import ClassificationTask, tiny_models
 
 TASK = ClassificationTask()
 
@@ -170,3 +171,15 @@ def test_train_mode_moves_the_statistics_and_says_so():
 def test_options_outside_their_range_are_refused(options):
     with pytest.raises(BadOption):
         ANP(**options)
+
+
+@pytest.mark.parametrize(("preset", "bn"), [("paper", "frozen"), ("authors", "update")])
+def test_published_settings_mask_the_scale_of_batchnorm_and_have_no_tolerance_of_ours(preset, bn):
+    made = ANP.make(preset)
+    assert (made.threshold, made.max_clean_drop, made.bn) == (0.2, 100.0, bn)
+    for kind, ending in (("conv-bn", "1.weight"), ("mlp-layernorm", "0.weight")):
+        if bn == "update" and kind != "conv-bn":
+            continue
+        model = tiny_models()[kind].build()
+        mask = neuron_mask(model, lambda m=model, k=kind: m(tiny_models()[k].batch().inputs), made.site, [])
+        assert next(iter(mask.sites)) == ending

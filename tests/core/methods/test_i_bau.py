@@ -95,6 +95,31 @@ def test_gradient_of_the_objective_is_that_of_the_bilevel_problem():
     assert float(total[0].view(-1)[place]) == pytest.approx((values[0] - values[1]) / 2e-5, abs=1e-6)
 
 
+def test_implicit_term_is_of_the_very_samples_of_the_outer_loss(monkeypatch):
+    """An augmentation that changes its samples at each call would else give two different losses."""
+
+    class Noisy(ClassificationTask):
+        def augment(self, batch, generator, *, mix=1.0):
+            noise = torch.randn(batch.inputs.shape, generator=generator, dtype=batch.inputs.dtype)
+            return replace(batch, inputs=batch.inputs + noise)
+
+    tiny = tiny_models()["mlp-layernorm"]
+    model, batch = tiny.build().double(), tiny.batch(6, dtype=torch.float64)
+    made = objective(model, batch, torch.full((1, 6), 0.1, dtype=torch.float64), "fixed-point")
+    made.space, made.portion = replace(made.space, task=Noisy()), 0.5
+    parts = []
+    keep = made._implicit
+    monkeypatch.setattr(made, "_implicit", lambda part, share: parts.append(part.inputs) or keep(part, share))
+    read = []
+    add = InputSpace.add
+    monkeypatch.setattr(InputSpace, "add", lambda self, inputs, delta: read.append(inputs) or add(self, inputs, delta))
+    for _ in made(1, batch):
+        pass
+    assert len(parts[0]) == 3
+    assert not torch.equal(parts[0], batch.inputs[:3])
+    assert torch.equal(read[-1], parts[0])
+
+
 @pytest.mark.parametrize(
     "wrong", [{"rounds": 0}, {"ascent_steps": 0}, {"solver_steps": -1}, {"portion": 0.0}, {"penalty": -1.0}]
 )

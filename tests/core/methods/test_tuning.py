@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from unbackdoor.defender.loss import frozen_copy
 from unbackdoor.defender.methods.fst import FST
 from unbackdoor.defender.methods.fst.fst import Head, shift_penalty
 from unbackdoor.defender.methods.ft_sam import FTSAM
 from unbackdoor.defender.methods.mcr import MCR
 from unbackdoor.defender.methods.mcr.mcr import Curve, bezier
-from unbackdoor.defender.methods.nad import NAD
+from unbackdoor.defender.methods.nad import NAD, nad
 from unbackdoor.defender.methods.nad.nad import Distillation, distance
 from unbackdoor.defender.methods.sam import SAM
 from unbackdoor.defender.methods.tsbd import TSBD
@@ -22,6 +23,7 @@ from unbackdoor.defender.methods.tsbd.tsbd import neuron_changes, zero_masks
 from unbackdoor.defender.purifier import Run
 from unbackdoor.defender.reparam import FullWeights
 from unbackdoor.defender.reparam.matrices import matrices
+from unbackdoor.defender.schedule import learning_rate_factor, marks
 from unbackdoor.errors import BadOption
 from unbackdoor.network.features import attention, depths, recorded
 from unbackdoor.testing import ClassificationTask, tiny_models
@@ -68,11 +70,9 @@ def test_distillation_is_loss_plus_weighted_distances_of_both_models_maps():
     other = TINY.build(seed=3).double()
     for mine, theirs in zip(model.buffers(), other.buffers(), strict=True):
         theirs.copy_(mine)
-    weights = FullWeights(model)
     places = depths(model, lambda: model(batch.inputs), 2)
     run = Run(torch.Generator().manual_seed(0), torch.device("cpu"), model)
-    teacher = {name: value.detach() for name, value in other.named_parameters()}
-    found = Distillation(model, weights, teacher, places, TASK, run, 7.0, 2.0, 0.0)(0, batch)
+    found = Distillation(model, other, places, TASK, run, 7.0, 2.0, 0.0)(0, batch)
     expected = TASK.loss(model(batch.inputs), batch.targets)
     maps = []
     for each in (model, other):
@@ -82,6 +82,70 @@ def test_distillation_is_loss_plus_weighted_distances_of_both_models_maps():
     for own, taught in zip(*maps, strict=True):
         expected = expected + 7.0 * (own - taught).norm(dim=1).mean()
     assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+def test_teacher_of_nad_runs_on_its_stored_statistics(monkeypatch):
+    """Not on those of the batch, whatever mode the student's BatchNorm is in."""
+    seen = []
+    plain = nad.attention
+
+    def attention(features, *words):
+        seen.append(features.detach().clone())
+        return plain(features, *words)
+
+    monkeypatch.setattr(nad, "attention", attention)
+    model, batch = TINY.build(), TINY.batch(24)
+    teachers = []
+    monkeypatch.setattr(nad, "frozen_copy", lambda m: teachers.append(frozen_copy(m)) or teachers[0])
+    NAD(teacher_steps=5, steps=1, batch_size=24, bn="update", points=1, clip=None).purify(model, batch, TASK)
+    (teacher,) = teachers
+    assert not any(module.training for module in teacher.modules())
+    assert not torch.equal(teacher[1].running_mean, TINY.build()[1].running_mean), "the teacher keeps what it learned"
+    place = depths(teacher, lambda: teacher(batch.inputs), 1)
+    with recorded(teacher, place) as alone:
+        rows = torch.cat([teacher(row[None]) is not None and alone[place[0].module] for row in batch.inputs])
+    wanted = seen[0]
+    gaps = (wanted[:, None] - rows[None]).flatten(2).abs().amax(2).min(1).values
+    assert float(gaps.detach().max()) < 1e-5, "each of the teacher's maps is that of its sample alone"
+
+
+def test_nad_begins_the_distillation_with_the_given_weights_and_statistics(monkeypatch):
+    model, batch = TINY.build(), TINY.batch(24)
+    given = copy.deepcopy(model.state_dict())
+    found = []
+
+    def first(self, step, batch):
+        found.append(copy.deepcopy(self.model.state_dict()))
+        raise RuntimeError
+
+    monkeypatch.setattr(Distillation, "__call__", first)
+    with pytest.raises(RuntimeError):
+        NAD(teacher_steps=5, steps=1, batch_size=24, bn="update").purify(model, batch, TASK)
+    assert_close(found[0], given, rtol=0, atol=0)
+
+
+def test_nad_of_the_paper_has_a_tenth_of_the_rate_after_two_epochs():
+    made = NAD.make("paper")
+    assert (made.teacher_epochs, made.epochs, made.batch_size, made.weight_decay) == (10, 20, 64, 1e-4)
+    rates = [
+        made.lr * learning_rate_factor(made.schedule, step, 200, epoch=10, milestones=marks(made.milestones))
+        for step in range(200)
+    ]
+    assert_close(rates, [0.1] * 20 + [0.01] * 180)
+    short = NAD.make("paper", steps=4, teacher_steps=3)
+    assert (short.steps, short.epochs, short.teacher_steps, short.teacher_epochs) == (4, None, 3, None)
+    logged = NAD.make("paper", batch_size=12, teacher_epochs=1, epochs=4, beta=1.0).purify(
+        TINY.build(), TINY.batch(24), TASK
+    )
+    assert {round(entry["lr"], 6) for entry in logged.log if "lr" in entry} == {0.1, 0.01}
+
+
+@pytest.mark.parametrize("wrong", ["2 x", "0", "-1", "1.5"])
+def test_milestones_that_are_no_epochs_are_refused(wrong):
+    with pytest.raises(BadOption, match="milestones"):
+        NAD(milestones=wrong)
+    with pytest.raises(BadOption, match="milestones"):
+        learning_rate_factor("milestones", 0, 10)
 
 
 # -------------------------------------------------------------------------------------------------- FST

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -131,6 +131,7 @@ def train_plainly(
     weight_decay: float,
     schedule: Schedule,
     message: str,
+    milestones: Sequence[int] = (),
 ) -> None:
     """Minimise ``loss(per-sample losses)`` over all weights on augmented samples, BatchNorm in train mode.
 
@@ -147,6 +148,7 @@ def train_plainly(
         weight_decay: Of SGD.
         schedule: See `unbackdoor.defender.schedule`.
         message: What a progress bar says.
+        milestones: See `unbackdoor.defender.schedule`, in epochs.
     """
     run.model = model
     model.train()
@@ -167,6 +169,7 @@ def train_plainly(
             momentum=momentum,
             weight_decay=weight_decay,
             schedule=schedule,
+            milestones=milestones,
             message=message,
         )
 

@@ -62,6 +62,7 @@ class Fitted(Purifier):
         clean: CleanSet,
         run: Run,
         *,
+        milestones: Sequence[int] = (),
         after_step: Callable[[], None] | None = None,
         message: str = "purifying",
     ) -> None:
@@ -79,6 +80,7 @@ class Fitted(Purifier):
             weight_decay=self.weight_decay,
             schedule=self.schedule,
             gamma=self.gamma,
+            milestones=milestones,
             clip=self.clip,
             after_step=after_step,
             message=message,
@@ -98,6 +100,7 @@ def finetune(
     weight_decay: float = 0.0,
     schedule: Schedule = "one-cycle",
     gamma: float = 0.1,
+    milestones: Sequence[int] = (),
     clip: float | None = None,
     optimiser: Literal["sgd", "adam"] = "sgd",
     after_step: Callable[[], None] | None = None,
@@ -121,6 +124,7 @@ def finetune(
         weight_decay: L2 penalty inside the optimiser.
         schedule: See `learning_rate_factor`.
         gamma: Of some schedules.
+        milestones: Of one schedule, in epochs.
         clip: Largest norm of the whole gradient; None for no limit.
         optimiser: ``"sgd"`` or ``"adam"``.
         after_step: Called after each step, to project.
@@ -143,7 +147,7 @@ def finetune(
         raise BadOption(f"no optimiser {optimiser!r}. Known: sgd, adam.")
     epoch = math.ceil(len(clean) / batch_size)
     learning_rates = torch.optim.lr_scheduler.LambdaLR(
-        chosen, lambda s: learning_rate_factor(schedule, s, steps, gamma=gamma, epoch=epoch)
+        chosen, lambda s: learning_rate_factor(schedule, s, steps, gamma=gamma, epoch=epoch, milestones=milestones)
     )
     run.trainable = sum(value.numel() for value in tuned)
     every = max(1, steps // 20)

@@ -1,4 +1,7 @@
-"""BatchNorm's running statistics during a purification: frozen, moving, left out of a pass, or estimated afresh."""
+"""BatchNorm during a purification: frozen, in train mode, left out of a pass, or estimated afresh.
+
+All that sets its mode goes through `train_norms` and `estimating`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from unbackdoor.data import CleanSet
 from unbackdoor.errors import BadOption
 from unbackdoor.task import Task
 
-__all__ = ["check_norm_mode", "reestimate_norms", "train_norms", "untracked"]
+__all__ = ["check_norm_mode", "estimating", "reestimate_norms", "train_norms", "untracked"]
 
 
 def check_norm_mode(mode: str) -> None:
@@ -27,7 +30,12 @@ def check_norm_mode(mode: str) -> None:
 
 
 def train_norms(model: nn.Module, updating: bool) -> None:
-    """Put every BatchNorm layer into train mode, or into eval mode, and leave all other layers as they are."""
+    """Put every BatchNorm layer into train mode, or into eval mode, and leave all other layers as they are.
+
+    Args:
+        model: Or a single layer.
+        updating: Whether it normalises by the batch and moves its running statistics.
+    """
     for norm in _norms(model):
         norm.train(updating)
 
@@ -45,6 +53,32 @@ def untracked(model: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
+@contextmanager
+def estimating(model: nn.Module, momentum: float | None) -> Iterator[int]:
+    """Inside, BatchNorm layers with running statistics take in what passes; all are in eval mode afterwards.
+
+    Args:
+        model: In eval mode.
+        momentum: Weight of a new batch; None forgets the old statistics and takes the plain mean over all batches.
+
+    Yields:
+        How many such layers there are.
+    """
+    norms = [norm for norm in _norms(model) if norm.track_running_stats]
+    given = [norm.momentum for norm in norms]
+    for norm in norms:
+        if momentum is None:
+            norm.reset_running_stats()
+        norm.momentum = momentum
+        train_norms(norm, True)
+    try:
+        yield len(norms)
+    finally:
+        for norm, own in zip(norms, given, strict=True):
+            norm.momentum = own
+            train_norms(norm, False)
+
+
 @torch.no_grad()
 def reestimate_norms(
     model: nn.Module, task: Task, clean: CleanSet, generator: torch.Generator, *, batch_size: int, passes: int
@@ -59,23 +93,11 @@ def reestimate_norms(
         batch_size: Samples a batch; sets smaller than that make one batch.
         passes: Over the clean samples.
     """
-    norms = [norm for norm in _norms(model) if norm.track_running_stats]
-    if not norms:
-        return
-    given = [norm.momentum for norm in norms]
     size = max(2, min(batch_size, len(clean)))
     batches = clean.batches(size, generator)
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative: the mean over all batches since the reset
-        norm.train()
-    try:
-        for _ in range(max(1, passes * len(clean) // size)):
+    with estimating(model, None) as count:
+        for _ in range(max(1, passes * len(clean) // size) if count else 0):
             task.forward(model, task.augment(next(batches), generator, mix=0).inputs)
-    finally:
-        for norm, momentum in zip(norms, given, strict=True):
-            norm.momentum = momentum
-            norm.eval()
 
 
 def _norms(model: nn.Module) -> list[_BatchNorm]:

@@ -17,6 +17,7 @@ from unbackdoor.defender.reparam.site import Reparametrisation, drop_head
 from unbackdoor.defender.reparam.tracing import Probe, outputs_of
 from unbackdoor.errors import NothingTrainable
 from unbackdoor.network.backend import seeded, without_fastpath
+from unbackdoor.network.norms import train_norms
 
 __all__ = ["NeuronMask"]
 
@@ -134,7 +135,7 @@ class NeuronMask(Reparametrisation):
             freeze_norms(self.model, self._swap)
         else:
             for layer, _ in self._classes:
-                layer.train()
+                train_norms(layer, True)
         return self
 
     def _divided_out(self, probe: Probe) -> list[str]:

@@ -13,10 +13,11 @@ from unbackdoor.data import CleanSet
 from unbackdoor.defender.defence import Build, TrainingDefence, losses, train_plainly
 from unbackdoor.defender.fit import finetune
 from unbackdoor.defender.purifier import Run
-from unbackdoor.defender.schedule import Schedule
+from unbackdoor.defender.schedule import Schedule, marks
 from unbackdoor.defender.tolerance import right_answers
 from unbackdoor.errors import BadOption
 from unbackdoor.measure import clean_metrics
+from unbackdoor.network.norms import check_norm_mode, train_norms
 from unbackdoor.network.readiness import fast_layout
 from unbackdoor.options import option
 from unbackdoor.task import Batch, Task
@@ -52,14 +53,27 @@ def flooded(values: Tensor, level: float, *, per_sample: bool) -> Tensor:
     return ((value - level).abs() + level).mean()
 
 
+_PUBLISHED = {
+    "batch_size": 64,
+    "lr": 0.1,
+    "weight_decay": 1e-4,
+    "schedule": "milestones",
+    "milestones": "40",
+    "ascent": "loss",
+    "unlearn_lr": 5e-4,
+    "unlearn_bn": "update",
+    "max_clean_drop": None,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ABL(TrainingDefence):
     """Keep the loss above a level, isolate the samples with the lowest, train on the rest, unlearn the isolated."""
 
     name: ClassVar[str] = "abl"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"per_sample": True, "ascent": "loss", "unlearn_epochs": 20, "unlearn_lr": 5e-4},
-        "authors": {"trap": "flooding", "ascent": "loss", "retain": False, "unlearn_epochs": 5, "unlearn_lr": 5e-4},
+        "paper": _PUBLISHED | {"per_sample": True, "unlearn_epochs": 20},
+        "authors": _PUBLISHED | {"trap": "flooding", "trap_epochs": 10, "retain": False, "unlearn_epochs": 5},
     }
 
     trap: Trap = option("lga", "what keeps the loss up: lga (local gradient ascent) or flooding")
@@ -68,18 +82,28 @@ class ABL(TrainingDefence):
     trap_epochs: int = option(20, "passes over all data before samples are isolated")
     isolate: float = option(0.01, "share of the samples that is isolated")
     epochs: int = option(60, "passes over the rest")
-    unlearn_epochs: int = option(100, "passes (or 10 steps, if more) over the isolated samples at most")
+    unlearn_epochs: int = option(
+        100, "passes over the isolated samples; with max_clean_drop at most, of 10 steps or more"
+    )
     unlearn_lr: float = option(5e-3, "learning rate of unlearning")
     ascent: Literal["unlikelihood", "loss"] = option(
         "unlikelihood", "unlearn by -log(1 - p), or by ascending the loss, as the paper"
     )
     retain: bool = option(True, "train on hard samples while unlearning the isolated ones")
-    max_clean_drop: float = option(3.0, "points of accuracy on hard samples that unlearning may cost")
+    unlearn_bn: Literal["frozen", "update"] = option(
+        "frozen", "BatchNorm while unlearning: stored statistics, or train"
+    )
+    max_clean_drop: float | None = option(
+        3.0, "points of accuracy on hard samples that unlearning may cost; None for all epochs whatever they cost"
+    )
     batch_size: int = option(128, "samples a step")
     lr: float = option(0.1, "peak learning rate of SGD")
     momentum: float = option(0.9, "momentum of SGD")
     weight_decay: float = option(5e-4, "L2 penalty of SGD")
-    schedule: Schedule = option("one-cycle", "learning rate over each stage: one-cycle, cosine, step or constant")
+    schedule: Schedule = option(
+        "one-cycle", "learning rate on the rest: one-cycle, cosine, step, milestones or constant"
+    )
+    milestones: str = option("", "epochs on the rest after which lr falls to a tenth, for schedule milestones")
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -89,7 +113,9 @@ class ABL(TrainingDefence):
             raise BadOption(f"no ascent {self.ascent!r}. Known: unlikelihood, loss.")
         if not 0 < self.isolate < 1:
             raise BadOption(f"isolate is {self.isolate}; the share of isolated samples must lie in (0, 1).")
-        if self.gamma < 0 or self.max_clean_drop < 0 or not self.unlearn_lr > 0:
+        check_norm_mode(self.unlearn_bn)
+        marks(self.milestones)
+        if self.gamma < 0 or (self.max_clean_drop or 0) < 0 or not self.unlearn_lr > 0:
             raise BadOption("gamma and max_clean_drop must be at least 0 and unlearn_lr above 0.")
 
     def _train(self, build: Build, data: CleanSet, task: Task, run: Run) -> nn.Module:
@@ -99,6 +125,7 @@ class ABL(TrainingDefence):
         def stage(samples: CleanSet, epochs: int, loss: Loss, message: str, schedule: Schedule) -> None:
             steps = self._steps(epochs, len(samples), self.batch_size)
             more: dict[str, Any] = {**how, "weight_decay": self.weight_decay, "schedule": schedule, "message": message}
+            more["milestones"] = marks(self.milestones)
             train_plainly(model, samples, task, run, loss, steps=steps, **more)
 
         stage(data, self.trap_epochs, self._trapped(), "isolating", "constant")
@@ -118,7 +145,7 @@ class ABL(TrainingDefence):
         return lambda values: trap(values, self.gamma, per_sample=self.per_sample)
 
     def _unlearn(self, model: nn.Module, suspects: CleanSet, hard: CleanSet, task: Task, run: Run) -> None:
-        """Epoch by epoch, BatchNorm frozen, until no isolated sample keeps its label or the budget is spent.
+        """Epoch by epoch, until no isolated sample keeps its label or the tolerance is spent; without one, to the end.
 
         What shall be kept is asked of samples that were hard: among easy ones there is poison, and that shall be lost.
         """
@@ -139,16 +166,18 @@ class ABL(TrainingDefence):
                 loss = loss + task.loss(task.forward(model, fresh.inputs), fresh.targets)
             return loss
 
+        steps = self._steps(1, len(suspects), size)
         lr, halvings = self.unlearn_lr, 0
         for epoch in range(1, self.unlearn_epochs + 1):
             state = {name: value.detach().clone() for name, value in model.named_parameters()}
+            train_norms(model, self.unlearn_bn == "update")
             with fast_layout(model):
                 finetune(
                     [p for p in model.parameters() if p.requires_grad],
                     objective,
                     suspects,
                     run,
-                    steps=max(_LEAST, self._steps(1, len(suspects), size)),
+                    steps=steps if self.max_clean_drop is None else max(_LEAST, steps),
                     batch_size=size,
                     lr=lr,
                     momentum=self.momentum,
@@ -156,10 +185,13 @@ class ABL(TrainingDefence):
                     schedule="constant",
                     message=f"unlearning {epoch} of {self.unlearn_epochs}",
                 )
+            train_norms(model, False)
             drop = before - _headline(model, judged, task)
             left = float(right_answers(model, suspects, task).double().mean())
-            within = float(drop <= self.max_clean_drop)
-            run.log.append({"unlearning": float(epoch), "drop": drop, "left": 100 * left, "within": within})
+            run.log.append({"unlearning": float(epoch), "drop": drop, "left": 100 * left})
+            if self.max_clean_drop is None:
+                continue
+            run.log[-1]["within"] = float(drop <= self.max_clean_drop)
             if drop > self.max_clean_drop:
                 with torch.no_grad():
                     for name, value in model.named_parameters():

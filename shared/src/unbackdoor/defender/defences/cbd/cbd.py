@@ -13,7 +13,7 @@ from unbackdoor.data import CleanSet
 from unbackdoor.defender.defence import Build, TrainingDefence, train_plainly
 from unbackdoor.defender.fit import finetune
 from unbackdoor.defender.purifier import Run
-from unbackdoor.defender.schedule import Schedule
+from unbackdoor.defender.schedule import Schedule, marks
 from unbackdoor.errors import BadOption
 from unbackdoor.measure import evaluating
 from unbackdoor.network.last_layer import representation
@@ -74,13 +74,23 @@ def dependence(critic: nn.Module, first: Tensor, second: Tensor, order: Tensor) 
     return difference
 
 
+_PUBLISHED = {
+    "batch_size": 64,
+    "lr": 0.1,
+    "weight_decay": 1e-4,
+    "schedule": "milestones",
+    "milestones": "20 70",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class CBD(TrainingDefence):
     """Train one network hastily, so that it knows the trigger, then another that learns what the first does not."""
 
     name: ClassVar[str] = "cbd"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "authors": {"lr": 0.1, "dependence_weight": 0.0, "bottleneck": 0.0, "weight_decay": 1e-4, "batch_size": 64},
+        "paper": _PUBLISHED,
+        "authors": _PUBLISHED | {"dependence_weight": 0.0, "bottleneck": 0.0},
     }
 
     confounded_epochs: int = option(5, "passes of the hastily trained network")
@@ -92,13 +102,17 @@ class CBD(TrainingDefence):
     lr: float = option(0.03, "peak learning rate of SGD")
     momentum: float = option(0.9, "momentum of SGD")
     weight_decay: float = option(5e-4, "L2 penalty of SGD")
-    schedule: Schedule = option("one-cycle", "learning rate of the second network: one-cycle, cosine, step, constant")
+    schedule: Schedule = option(
+        "one-cycle", "learning rate of the second network: one-cycle, cosine, step, milestones or constant"
+    )
+    milestones: str = option("", "epochs after which its lr falls to a tenth, for schedule milestones")
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
         for name in ("dependence_weight", "bottleneck"):
             if getattr(self, name) < 0:
                 raise BadOption(f"{name} is {getattr(self, name)}; a weight in the loss must be at least 0.")
+        marks(self.milestones)
         if not self.critic_lr > 0:
             raise BadOption(f"critic_lr is {self.critic_lr}; it must be above 0.")
 
@@ -159,6 +173,7 @@ class CBD(TrainingDefence):
                 momentum=self.momentum,
                 weight_decay=self.weight_decay,
                 schedule=self.schedule,
+                milestones=marks(self.milestones),
                 message="training the deconfounded network",
             )
 

@@ -20,6 +20,7 @@ from unbackdoor.defender.schedule import Schedule
 from unbackdoor.defender.tolerance import AccuracyTolerance, check_drop
 from unbackdoor.errors import BadOption
 from unbackdoor.network.gradients import slopes
+from unbackdoor.network.norms import check_norm_mode, train_norms
 from unbackdoor.task import Batch, Task
 
 __all__ = ["ANP", "NeuronNoise"]
@@ -87,6 +88,7 @@ class ANP(Purifier):
             "schedule": "constant",
             "threshold": 0.2,
             "holdout": 0.0,
+            "max_clean_drop": 100.0,
         },
         "authors": {
             "steps": 2000,
@@ -97,6 +99,7 @@ class ANP(Purifier):
             "bn": "update",
             "threshold": 0.2,
             "holdout": 0.0,
+            "max_clean_drop": 100.0,
         },
     }
 
@@ -117,8 +120,9 @@ class ANP(Purifier):
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
-        if self.site not in get_args(MaskSite) or self.bn not in ("frozen", "update"):
-            raise BadOption(f"site is {self.site!r}, bn {self.bn!r}. Known: auto, weight, norm; frozen, update.")
+        check_norm_mode(self.bn)
+        if self.site not in get_args(MaskSite):
+            raise BadOption(f"no mask site {self.site!r}. Known: auto, weight, norm.")
         if self.site != "norm" and self.bn == "update":
             raise BadOption(
                 f"site={self.site!r} with bn='update' may mask nothing: BatchNorm in train mode divides masks on "
@@ -158,8 +162,7 @@ class ANP(Purifier):
 
         course = Course(mask)
         with mask:
-            for module in model.modules():
-                module.train(self.updates_buffers and isinstance(module, nn.modules.batchnorm._BatchNorm))
+            train_norms(model, self.updates_buffers)
             finetune(
                 list(mask.parameters().values()),
                 objective,
@@ -173,7 +176,7 @@ class ANP(Purifier):
                 after_step=course,
                 message="tuning masks against perturbed neurons",
             )
-            model.eval()
+            train_norms(model, False)
             if self.threshold is None:
                 prune_within(mask, course.scores(), tolerance, model, below=1.0)
             else:

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from unbackdoor.data import CleanSet
 from unbackdoor.defender.purifier import Purifier, Run, option
+from unbackdoor.network.norms import estimating
 from unbackdoor.task import Task
 
 __all__ = ["BNOnly"]
@@ -36,22 +36,13 @@ class BNOnly(Purifier):
 
     @torch.no_grad()
     def _purify(self, model: nn.Module, clean: CleanSet, task: Task, run: Run) -> None:
-        norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-        if not norms:
-            run.notice("the model has no BatchNorm with running statistics, so nothing was changed.")
-            return
-        given = [norm.momentum for norm in norms]
         batches = clean.batches(self.batch_size, run.generator)
         every = max(1, self.steps // 10)
-        for norm in norms:
-            norm.train()
-            norm.momentum = self.momentum
-        try:
+        with estimating(model, self.momentum) as count:
+            if not count:
+                run.notice("the model has no BatchNorm with running statistics, so nothing was changed.")
+                return
             for step in range(1, self.steps + 1):
                 task.forward(model, task.augment(next(batches), run.generator, mix=0).inputs)
                 if step % every == 0:
                     run.record(step, self.steps, "re-estimating BatchNorm")
-        finally:
-            for norm, momentum in zip(norms, given, strict=True):
-                norm.momentum = momentum
-                norm.eval()

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from unbackdoor.data import CleanSet
@@ -21,6 +20,7 @@ from unbackdoor.defender.reparam.tracing import Probe
 from unbackdoor.defender.schedule import Schedule
 from unbackdoor.defender.tolerance import AccuracyTolerance, check_drop, strongest_within
 from unbackdoor.errors import BadOption, UnsupportedModel
+from unbackdoor.network.norms import check_norm_mode, train_norms
 from unbackdoor.task import Batch, Task
 
 __all__ = ["FinePruning", "LastLayer"]
@@ -138,8 +138,7 @@ class FinePruning(Purifier):
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
-        if self.bn not in ("update", "frozen"):
-            raise BadOption(f"no BatchNorm mode {self.bn!r}. Known: update, frozen.")
+        check_norm_mode(self.bn)
         if not 0 < self.prune_step < 1:
             raise BadOption(f"prune_step is {self.prune_step}; the share of units must lie in (0, 1).")
         check_drop(self.max_clean_drop)
@@ -154,9 +153,7 @@ class FinePruning(Purifier):
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
         last = LastLayer(model, probe, skip=self.skip.split())
         pruned = self._prune(model, last, last.activity(model, clean, task), tolerance, run)
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.train(self.updates_buffers)
+        train_norms(model, self.updates_buffers)
 
         def objective(step: int, batch: Batch) -> Tensor:
             fresh = task.augment(batch, run.generator, mix=self.mixup)

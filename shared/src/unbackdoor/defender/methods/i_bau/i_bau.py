@@ -76,10 +76,10 @@ class MinMax:
                 penalty=self.penalty,
             )
         count = touched(len(batch), self.portion)
+        fresh = self.task.augment(batch[slice(0, count)], self.run.generator, mix=0)
         if self.solver_steps > 0:
             with twice_differentiable(self.model):
-                yield self._implicit(batch[slice(0, count)], count / len(batch))
-        fresh = self.task.augment(batch[slice(0, count)], self.run.generator, mix=0)
+                yield self._implicit(fresh, count / len(batch))
         outputs = self.task.forward(self.model, self.space.add(fresh.inputs, self.delta))
         yield self.task.loss(outputs, fresh.targets) * (count / len(batch))
         if count < len(batch):
@@ -88,7 +88,12 @@ class MinMax:
             yield rest * (1 - count / len(batch))
 
     def _implicit(self, part: Batch, share: float) -> Tensor:
-        """The term of the hypergradient that comes from how ``delta*`` moves with the weights."""
+        """The term of the hypergradient that comes from how ``delta*`` moves with the weights.
+
+        Args:
+            part: The very samples, as augmented, that carry the perturbation in the outer loss.
+            share: Of the batch.
+        """
         assert self.delta is not None
         delta = self.delta.detach().requires_grad_(True)
         outputs = self.task.forward(self.model, self.space.add(part.inputs, delta))
@@ -113,6 +118,7 @@ _PUBLISHED = {
     "penalty": 1e-3,
     "levels": 1,
     "holdout": 0.0,
+    "max_clean_drop": 100.0,
 }
 
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from unbackdoor.data import CleanSet
-from unbackdoor.defender.fit import finetune
-from unbackdoor.defender.purifier import Purifier, Run, option
-from unbackdoor.defender.reparam import FullWeights
-from unbackdoor.defender.schedule import Schedule
+from unbackdoor.defender.fit import Fitted
+from unbackdoor.defender.loss import frozen_copy, label_loss
+from unbackdoor.defender.purifier import Run, option
+from unbackdoor.defender.schedule import marks
 from unbackdoor.errors import BadOption
 from unbackdoor.network.features import Depth, attention, depths, recorded
-from unbackdoor.network.norms import check_norm_mode, train_norms, untracked
+from unbackdoor.network.norms import check_norm_mode, train_norms
+from unbackdoor.network.signature import Kept
 from unbackdoor.task import Batch, Task
 
 __all__ = ["NAD", "Distillation"]
@@ -30,8 +31,7 @@ class Distillation:
 
     Attributes:
         model: The student.
-        weights: Its parameters.
-        teacher: The teacher's values of them.
+        teacher: In eval mode: BatchNorm has its stored statistics, whatever the student's has.
         places: The depths ``l``.
         task: Gives the loss.
         run: Draws the augmentation.
@@ -41,8 +41,7 @@ class Distillation:
     """
 
     model: nn.Module
-    weights: FullWeights
-    teacher: Mapping[str, Tensor]
+    teacher: nn.Module
     places: list[Depth]
     task: Task
     run: Run
@@ -53,9 +52,8 @@ class Distillation:
     def __call__(self, step: int, batch: Batch) -> Tensor:
         """The loss on a batch as drawn from the clean set, a scalar."""
         fresh = self.task.augment(batch, self.run.generator, mix=self.mixup)
-        teaching = self.weights.substituted(self.teacher)
-        with torch.no_grad(), teaching, untracked(self.model), recorded(self.model, self.places) as taught:
-            self.task.forward(self.model, fresh.inputs)
+        with torch.no_grad(), recorded(self.teacher, self.places) as taught:
+            self.task.forward(self.teacher, fresh.inputs)
         with recorded(self.model, self.places) as own:
             outputs = self.task.forward(self.model, fresh.inputs)
         loss = self.task.loss(outputs, fresh.targets)
@@ -72,42 +70,49 @@ def distance(given: Tensor, wanted: Tensor) -> Tensor:
     return ((given - wanted).square().sum(1) + tiny).sqrt().mean()
 
 
+_PUBLISHED = {
+    "teacher_epochs": 10,
+    "epochs": 20,
+    "batch_size": 64,
+    "lr": 0.1,
+    "weight_decay": 1e-4,
+    "schedule": "milestones",
+    "milestones": "2",
+    "clip": None,
+    "bn": "update",
+    "beta": 1000.0,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
-class NAD(Purifier):
+class NAD(Fitted):
     """NAD (Li et al., ICLR 2021): a fine-tuned copy teaches the given model where to look."""
 
     name: ClassVar[str] = "nad"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {
-            "teacher_steps": 390,
-            "steps": 780,
-            "batch_size": 64,
-            "lr": 0.1,
-            "weight_decay": 1e-4,
-            "schedule": "step",
-            "clip": None,
-            "bn": "update",
-            "beta": 1000.0,
-        },
-    }
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": _PUBLISHED}
 
-    teacher_steps: int = option(200, "optimiser steps that make the teacher out of a copy")
-    steps: int = option(200, "optimiser steps of the distillation")
+    teacher_steps: int = option(200, "optimiser steps that make the teacher out of a copy; teacher_epochs overrides")
+    teacher_epochs: int | None = option(None, "passes over the samples that make the teacher, instead of teacher_steps")
     batch_size: int = option(64, "samples a step")
-    lr: float = option(0.1, "peak learning rate of SGD, of teacher and student")
-    momentum: float = option(0.9, "momentum of SGD")
-    weight_decay: float = option(5e-4, "L2 penalty of SGD")
-    clip: float | None = option(1.0, "largest norm of the whole gradient; None for no limit")
-    schedule: Schedule = option("one-cycle", "learning rate over each part: one-cycle, cosine, step or constant")
+    lr: float = option(0.1, "peak learning rate, of teacher and student")
+    weight_decay: float = option(5e-4, "L2 penalty inside the optimiser")
+    clip: float | None = option(1.0, "largest norm of the whole gradient; None for no bound")
+    milestones: str = option("", "epochs after which lr falls by gamma, for schedule milestones: spaces between")
     beta: float = option(5.0, "weight of the distance of attention maps at each depth")
     power: float = option(2.0, "p of the attention map")
     points: int = option(3, "number of depths at which attention is compared")
     bn: Literal["update", "frozen"] = option("frozen", "BatchNorm in train mode, or with its stored statistics")
     mixup: float = option(0.0, "MixUp's lambda ~ Beta(mixup, mixup); 0 turns MixUp off")
 
+    @classmethod
+    def make(cls, preset: str | None = None, **options: Any) -> Self:
+        """As `Fitted.make`; ``teacher_steps`` that are given stand against the ``teacher_epochs`` of a preset."""
+        return super().make(preset, **({"teacher_epochs": None} if "teacher_steps" in options else {}) | options)
+
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
         check_norm_mode(self.bn)
+        marks(self.milestones)
         if self.teacher_steps < 1 or self.points < 1:
             raise BadOption(f"teacher_steps is {self.teacher_steps}, points {self.points}; both must be at least 1.")
         if not 0 <= self.beta < math.inf or not 0 < self.power < math.inf:
@@ -122,34 +127,18 @@ class NAD(Purifier):
         probe = partial(task.forward, model, clean.samples[slice(0, 2)].inputs)
         places = depths(model, probe, self.points)
         run.notice(f"attention is compared after {', '.join(place.module for place in places)}.")
-        weights = FullWeights(model)
-        tuned = list(weights.parameters().values())
-        given = [value.detach().clone() for value in tuned]
-        statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        given = Kept.of(model)
+        tuned = [p for p in model.parameters() if p.requires_grad]
+        at = marks(self.milestones)
 
         def plain(step: int, batch: Batch) -> Tensor:
-            fresh = task.augment(batch, run.generator, mix=self.mixup)
-            return task.loss(task.forward(model, fresh.inputs), fresh.targets)
+            return label_loss(model, task, task.augment(batch, run.generator, mix=self.mixup))
 
-        fit = partial(
-            finetune,
-            clean=clean,
-            run=run,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            schedule=self.schedule,
-            clip=self.clip,
-        )
+        first = replace(self, steps=self.teacher_steps, epochs=self.teacher_epochs)
         train_norms(model, self.updates_buffers)
-        fit(tuned, plain, steps=self.teacher_steps, message="fine-tuning the teacher")
-        teacher = {name: value.detach().clone() for name, value in weights.parameters().items()}
-        with torch.no_grad():
-            for value, kept in zip(tuned, given, strict=True):
-                value.copy_(kept)
-            for name, buffer in model.named_buffers():
-                buffer.copy_(statistics[name])
-        objective = Distillation(model, weights, teacher, places, task, run, self.beta, self.power, self.mixup)
-        fit(tuned, objective, steps=self.steps, message="distilling attention")
+        first.fit(tuned, plain, clean, run, milestones=at, message="fine-tuning the teacher")
+        teacher = frozen_copy(model)
+        given.restore()
+        objective = Distillation(model, teacher, places, task, run, self.beta, self.power, self.mixup)
+        self.fit(tuned, objective, clean, run, milestones=at, message="distilling attention")
         train_norms(model, False)

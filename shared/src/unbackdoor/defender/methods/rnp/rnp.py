@@ -19,6 +19,7 @@ from unbackdoor.defender.reparam import FullWeights, NeuronMask
 from unbackdoor.defender.schedule import Schedule
 from unbackdoor.defender.tolerance import AccuracyTolerance, check_drop, right_answers
 from unbackdoor.errors import BadOption
+from unbackdoor.network.norms import train_norms
 from unbackdoor.task import Batch, Task
 
 __all__ = ["RNP", "forgotten"]
@@ -96,7 +97,7 @@ class RNP(Purifier):
         mask = neuron_mask(model, probe, self.site, skip)
         run.notices += mask.notices
         with mask:
-            model.eval()
+            train_norms(model, False)
             if self.threshold is None:
                 prune_within(mask, scores, tolerance, model, below=1.0)
             else:
@@ -151,7 +152,7 @@ class RNP(Purifier):
 
         course = Course(mask)
         with mask:
-            model.eval()
+            train_norms(model, False)
             finetune(
                 list(mask.parameters().values()),
                 objective,
