@@ -121,14 +121,16 @@ def test_nothing_is_held_out_where_it_would_be_all_that_is_known_of_its_class(vi
     assert report.measured_on == "not measured"
 
 
-def test_a_single_held_out_sample_chooses_and_the_figures_are_left_out(victim):
+@pytest.mark.parametrize(("holdout", "chosen"), [(0.25, None), (0.5, 2), (0.6, 2)])
+def test_few_held_out_samples_choose_and_the_figures_are_left_out(victim, holdout, chosen):
     two = torch.cat([(victim.clean.targets == label).nonzero().flatten()[:2] for label in range(2)])
     _, report = unbackdoor.purify(
-        victim.model, victim.clean[two], task=TASK, method=Chooses(holdout=0.25, max_clean_drop=100.0), anyway=True
+        victim.model, victim.clean[two], task=TASK, method=Chooses(holdout=holdout, max_clean_drop=100.0), anyway=True
     )
-    assert len(SEEN["choose"]) == 1
+    assert (None if SEEN["choose"] is None else len(SEEN["choose"])) == chosen
     assert report.measured_on == "not measured"
-    assert any("none to report on" in text for text in report.notices)
+    said = "none was held out" if chosen is None else "none to report on"
+    assert any(said in text for text in report.notices)
 
 
 @pytest.mark.parametrize("name", method_names())

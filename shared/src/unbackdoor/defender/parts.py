@@ -19,6 +19,10 @@ _CHOOSING = 2 / 3
 """Of the samples held out for a method that chooses; figures are reported on the rest."""
 
 
+_FEWEST = 2
+"""Samples of a part: one alone says nothing, and some models cannot answer it."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """Clean samples by what they are for; no sample, and no group of near copies, is in two of them.
@@ -62,13 +66,13 @@ def parts_of(clean: CleanSet, task: Task, run: Run, share: float, *, tunes: bool
     own = torch.Generator().manual_seed(run.generator.initial_seed())
     groups = None if clean.groups is None else clean.groups[held]
     first, second = parted(len(held), _CHOOSING, own, groups)
-    if not len(second):
-        what = "1 clean sample" if len(held) == 1 else f"{len(held)} clean samples of one group"
+    if min(len(first), len(second)) < _FEWEST:
         run.notice(
-            f"{what} could be held out, which the method chose by, so there is none to report on: how good the result "
-            "is was not measured. Give more samples."
+            f"{len(held)} clean samples could be held out, which the method chose by, so there are none to report on: "
+            "how good the result is was not measured. Give more samples."
         )
-    return Parts(rest, clean.part(held[first]), held[second] if len(second) else None)
+        return Parts(rest, clean.part(held), None)
+    return Parts(rest, clean.part(held[first]), held[second])
 
 
 def _held_out(clean: CleanSet, task: Task, run: Run, share: float) -> Tensor | None:
@@ -85,7 +89,14 @@ def _held_out(clean: CleanSet, task: Task, run: Run, share: float) -> Tensor | N
         )
         return None
     try:
-        return clean.held_out(share, run.generator, strata)
+        held = clean.held_out(share, run.generator, strata)
     except BadData as error:
         run.notice(f"{error} How good the result is was not measured.")
         return None
+    if len(held) >= _FEWEST:
+        return held
+    run.notice(
+        f"a share of {share:g} of {len(clean)} clean samples is a single one, which says nothing, so none was held out "
+        "and how good the result is was not measured. Give more samples, or a larger holdout."
+    )
+    return None
