@@ -119,7 +119,9 @@ def page(content: Mapping[str, Any], file: str) -> str:
         f"at least {CLEARLY:g} points below and its mean clean accuracy falls by {LARGEST_DROP:g} points at most."
     )
     read = (
-        "All methods get the same clean samples and the same weak augmentation."
+        "All methods get the same clean samples and the same augmentation. Figures are of earlier defaults: `ft`, "
+        "`nft`, `f-fip` and `fip` let the tuned model read disturbed inputs besides (rows with `disturb=False` are "
+        "without), and `nft` and `f-fip` imitated the given model in rounds of attenuation. None of that exists now."
     )
     lines = [f"# All methods: {content['title']}", "", made, ""]
     lines += [f"- {victim(name, card)}" for name, card in content["victims"].items()]

@@ -62,7 +62,7 @@ def test_method_is_one_module_and_its_card(folder):
         "README.md",
         f"{folder.name}.py",
     }
-    assert len((folder / f"{folder.name}.py").read_text(encoding="utf-8").splitlines()) <= 200
+    assert len((folder / f"{folder.name}.py").read_text(encoding="utf-8").splitlines()) <= 230
     names = registry.method_names() if folder in METHODS else registry.defence_names()
     assert folder.name.replace("_", "-") in names
 
