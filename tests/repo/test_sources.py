@@ -58,7 +58,7 @@ def test_core_names_no_kind_of_data(path):
     """Methods serve any task; the toys in `unbackdoor.testing` and the names of packages in examples are free."""
     if path.suffix not in (".py", ".md") or "testing" in path.parts:
         return
-    free = r"""task="image"|``"image"``|such as 'image'|"token"|unbackdoor\[image\]|\bpixels(?=[:=])|paper-\w+"""  # names of options
+    free = r"""task="image"|``"image"``|such as 'image'|"token"|unbackdoor\[image\]|\bpixels(?=[:=])|paper-\w+"""
     found = re.sub(free, "", text_of(path))
     words = re.findall(r"\b(images?|pixels?|videos?|tokens?|sentences?|point clouds?)\b", found, re.IGNORECASE)
     assert words == []

@@ -1,6 +1,6 @@
 """Remove backdoors from trained networks with a few clean samples.
 
->>> purified, report = unbackdoor.purify(model, clean, task="image", method="nft")  # doctest: +SKIP
+>>> purified, report = unbackdoor.purify(model, clean, task="image")  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def purify(
     clean: Any,
     *,
     task: Task | type[Task] | str,
-    method: Purifier | type[Purifier] | str = "nft",
+    method: Purifier | type[Purifier] | str = "sdft",
     seed: int = 0,
     preset: str | None = None,
     watch: Watch | None = None,

@@ -35,7 +35,7 @@ def demo(
         typer.Option(metavar="NAME", help=r"Data set, of `unbackdoor list data`. \[default: the task's own]"),
     ] = None,
     data_path: Annotated[Path | None, typer.Option(metavar="PATH", help="Where that data set lies.")] = None,
-    methods: Annotated[str, typer.Option(metavar="A,B", help="Methods to compare.")] = "bn-only,ft,nft,f-fip",
+    methods: Annotated[str, typer.Option(metavar="A,B", help="Methods to compare.")] = "bn-only,ft,nft,f-fip,sdft",
     seed: flags.Seed = 0,
     seeds: Annotated[
         int, typer.Option(min=1, metavar="N", help="Repeat with that many seeds, counted up from --seed.")

@@ -34,7 +34,7 @@ def purify(
     ] = None,
     method: Annotated[
         str, typer.Option(metavar="NAME", help="See: unbackdoor list methods.", rich_help_panel=_METHOD)
-    ] = "nft",
+    ] = "sdft",
     preset: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Named options of the method, such as paper.", rich_help_panel=_METHOD),
