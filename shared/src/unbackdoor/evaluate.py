@@ -61,6 +61,11 @@ def evaluate(
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedModel(f"the model is a {type(model).__name__}; give a torch.nn.Module.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModel(
+            "the model is a TorchScript module, which takes no hooks; give the module that it was scripted from, "
+            "or torch.nn.Sequential(model)."
+        )
     if attack is not None and not isinstance(attack, Attack):
         raise BadOption(f"attack is a {type(attack).__name__}; give an Attack, or leave it out.")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:

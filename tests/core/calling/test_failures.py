@@ -203,6 +203,23 @@ def test_what_was_made_under_inference_mode_is_copied_or_refused(clean, mlp_of_s
         FT(**QUICK).purify(model, clean, TASK, anyway=True)
 
 
+@pytest.mark.parametrize("made", [torch.jit.script, lambda m: torch.jit.trace(m, torch.zeros(2, 8))])
+def test_models_with_scripted_parts_are_evaluated_as_they_are(clean, made):
+    """Nothing of them is changed, so their program is no obstacle; it was a bare AttributeError."""
+    inner = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)).eval()
+    plain = with_inside(inner)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = with_inside(made(inner))
+        whole = torch.jit.script(plain.eval())
+    model.load_state_dict(plain.state_dict())
+    wanted = unbackdoor.evaluate(plain, clean, TASK)
+    assert unbackdoor.evaluate(model, clean, TASK) == wanted
+    with pytest.raises(UnsupportedModel, match=r"TorchScript.*Sequential\(model\)"):
+        unbackdoor.evaluate(whole, clean, TASK)
+    assert unbackdoor.evaluate(nn.Sequential(whole), clean, TASK) == wanted
+
+
 def test_a_scripted_part_is_refused_by_name(clean):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -175,7 +175,8 @@ class Kept:
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Whatever the model's own forward moves inside, its buffers are afterwards as they were."""
-    registers = [(module, dict(module._buffers)) for module in model.modules()]
+    own = [module for module in model.modules() if isinstance(module._buffers, dict)]  # TorchScript's are no dictionary
+    registers = [(module, dict(module._buffers)) for module in own]
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         yield

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -91,6 +93,23 @@ def test_adaptive_blend_trains_with_half_of_the_pieces_and_tests_with_all(
     shown = functional.max_pool2d(changed.float()[:, None], 4).flatten(1).sum(1)
     assert bool((shown <= 8).all())
     assert float((attack.trigger(grey) != grey).any(1).float().mean()) > float(changed.float().mean()) * 1.5
+
+
+def test_wanet_shifts_by_the_pixels_that_its_card_says(make: Callable[..., Any]) -> None:
+    """Measured on ramps, whose values are their own places."""
+    ramp = torch.linspace(0, 1, 32)
+    images = torch.stack([ramp.expand(32, 32), ramp[:, None].expand(32, 32), torch.zeros(32, 32)])[None]
+    attack = make("wanet")
+    shifts = 31 * (attack.trigger(images) - images)[0, :2]
+    length = shifts.norm(dim=0)
+    found = [f"{float(value):.2f}" for value in (shifts.abs().mean(), length.mean(), length.max())]
+    card = sys.modules[type(attack).__module__].__doc__ or ""
+    wanted = re.search(r"shift is ([\d.]+) pixels\s+along each axis, ([\d.]+) in length and at most ([\d.]+)", card)
+    assert wanted is not None
+    assert found == list(wanted.groups()) == ["0.17", "0.26", "0.58"]
+    still = make("wanet", strength=1e-9)
+    noisy = still.cover(images.expand(20, -1, -1, -1), torch.zeros(20), torch.Generator().manual_seed(0))
+    assert 0.45 < 31 * float((noisy - images).abs().max()) <= 0.5
 
 
 @pytest.mark.parametrize("name", ["badnets", "blend", "sig", "wanet", "bppa", "adaptive-blend"])
