@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from pathlib import Path
 
@@ -43,3 +45,19 @@ def test_every_complaint_of_users_is_closed_by_tests_that_exist() -> None:
         named = re.findall(r"`(test_\w+)`", row)
         assert named, row
         assert all(f"def {name}(" in code for name in named), row
+
+
+def test_figures_of_the_adaptive_attackers_card_are_those_of_its_file() -> None:
+    """And they say what the paper says: the larger the weight, the smoother the model."""
+    from unbackdoor_image.attacks import fip_adaptive
+
+    rows = json.loads((ROOT / "docs" / "results" / "fip_adaptive_digits.json").read_text(encoding="utf-8"))["rows"]
+    means = {}
+    for weight in sorted({row["eta_f"] for row in rows}):
+        own = [row for row in rows if row["eta_f"] == weight]
+        means[weight] = [sum(row[key] for row in own) / len(own) for key in ("trace", "ACC", "ASR")]
+    traces = [trace for trace, _, _ in means.values()]
+    assert all(less < 0.8 * more for more, less in itertools.pairwise(traces)), traces
+    card = " ".join((fip_adaptive.__doc__ or "").split())
+    for weight, figures in means.items():
+        assert f"{weight:g}: " + ", ".join(f"{figure:.1f}" for figure in figures) in card
