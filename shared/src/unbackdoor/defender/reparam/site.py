@@ -209,7 +209,6 @@ class Reparametrisation(ABC):
         away little is left but rounding, and a reader under ``torch.no_grad`` has none.
         """
         moved = {site.name: self._moved(site) for site in sites}
-        written = {site.name: self.effective(site, moved[site.name]).clone() for site in sites}
         given = {site.name: site.weight.detach().clone() for site in sites}
         given_out = outputs_of(self.model, probe)
         with self:
@@ -218,7 +217,7 @@ class Reparametrisation(ABC):
                 attached = outputs_of(self.model, probe)
         try:
             for site in sites:
-                site.weight.copy_(written[site.name])
+                site.weight.copy_(self.effective(site, moved[site.name]))
             folded = outputs_of(self.model, probe)
         finally:
             for site in sites:
