@@ -75,6 +75,7 @@ class FisherTerms(Fitted):
         """``thetabar``, and ``diag(Fbar)`` computed once on the clean samples where ``eta_r`` is not 0."""
         start = {name: value.detach().clone() for name, value in handle.parameters().items()}
         fisher = fisher_diagonal(handle, model, task, clean) if self.retain_weight else {}
+        fisher = {name: found for name, found in fisher.items() if bool((found != 0).any())}  # others are not held
         plain = clean.batches(self.trace_samples, run.generator)
         return Anchor(handle, model, task, run, plain, fisher, start)
 
@@ -88,7 +89,7 @@ class FisherTerms(Fitted):
                 yield self.trace_weight * anchor.trace()
         fresh = anchor.task.augment(batch, anchor.run.generator, mix=0.0)
         yield label_loss(anchor.model, anchor.task, fresh)
-        if self.retain_weight:
+        if anchor.fisher:
             yield self.retain_weight / 2 * anchor.distance()
 
 

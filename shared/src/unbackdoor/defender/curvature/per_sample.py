@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from unbackdoor.network.backend import plain_kernels
 from unbackdoor.network.gradients import slopes
 from unbackdoor.task import Batch, Task
 from unbackdoor.tree import tree_map
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["Handle", "per_sample_gradients", "twice_differentiable"]
 
@@ -37,8 +40,8 @@ class Handle(Protocol):
 def per_sample_gradients(handle: Handle, model: nn.Module, task: Task, batch: Batch) -> dict[str, Tensor]:
     r"""``g_n = d log p(y_n | x_n) / d theta`` for every sample ``n``, Eq. (6) of FIP.
 
-    ``torch.func`` maps the gradient over the batch; layers that it cannot map (fused recurrent kernels,
-    data-dependent branches) are differentiated one sample at a time instead, which gives the same numbers.
+    ``torch.func`` maps the gradient over the batch; where it cannot (fused recurrent kernels, data-dependent branches,
+    a forward that leaves torch) samples are differentiated one at a time instead, which gives the same numbers.
 
     Args:
         handle: Attached; its values are the parameters.
@@ -68,9 +71,8 @@ def per_sample_gradients(handle: Handle, model: nn.Module, task: Task, batch: Ba
                     values, batch.inputs, batch.targets
                 )
                 return {name: g.detach() for name, g in mapped.items()}
-            except RuntimeError as error:
-                if "vmap" not in str(error):
-                    raise
+            except Exception as error:  # noqa: BLE001 - a user's forward may do what torch.func cannot follow
+                _log.debug("samples are differentiated one at a time: %s", error)
         rows = [_single(handle, model, task, batch[slice(i, i + 1)]) for i in range(len(batch))]
     return {name: torch.stack([row[name] for row in rows]) for name in values}
 
