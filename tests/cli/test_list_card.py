@@ -43,4 +43,4 @@ def test_card_when_piped_is_the_file_and_the_common_options(call):
 def test_card_as_json_holds_the_options(call):
     card = call("card", "ft", "--json").json
     assert card["card"] == registry.card("ft")
-    assert {"name": "steps", "default": 200, "help": "optimiser steps"} in card["options"]
+    assert {"name": "steps", "default": 200, "help": "optimiser steps; epochs overrides them"} in card["options"]

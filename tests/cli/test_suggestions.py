@@ -24,7 +24,7 @@ PURIFY = ["purify", "victim", "--out", "p.safetensors"]
         ([*PURIFY, "--task", "toy", "--clases", "a"], "--classes"),
         ([*PURIFY, "--anway"], "--anyway"),
         ([*PURIFY, "--method", "nftt"], "'nft'"),
-        ([*PURIFY, "--preset", "papper"], "'paper'"),
+        ([*PURIFY, "--method", "nft", "--preset", "papper"], "'paper'"),
         ([*PURIFY, "--device", "cud"], "'cuda'"),
         ([*PURIFY, "--limit", "pixel=3"], "'pixels'"),
         (["evaluate", "victim", "--attack-fro", "v"], "--attack-from"),

@@ -28,7 +28,7 @@ def test_report_comes_back_from_json(clean, mlp, holdout):
     assert Report.from_json(report.to_json()) == report
     values = json.loads(report.to_json())
     assert values["total"] == sum(p.numel() for p in mlp().parameters())
-    assert 0 < values["trainable"] < values["total"]
+    assert 0 < values["trainable"] <= values["total"]
     assert values["seconds"] > 0
     assert {"python", "torch", "device"} <= set(values["versions"])
 

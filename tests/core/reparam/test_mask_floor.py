@@ -50,7 +50,7 @@ def test_floor_holds_at_the_end_of_a_run(task, clean):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     before = copy.deepcopy(model)
-    NFT(steps=20, batch_size=12, lr=50.0, alpha=0.8, mixup=0.0, distil=0.0).purify(model, clean, task)
+    NFT(steps=20, batch_size=12, lr=50.0, alpha=0.8, mixup=0.0).purify(model, clean, task)
     for index, layer in ((0, 1), (2, 2)):
         ratio = model[index].weight.detach().norm(dim=1) / before[index].weight.detach().norm(dim=1)
         floor = 0.8 * math.exp(-0.5 * layer)

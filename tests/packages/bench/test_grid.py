@@ -58,11 +58,11 @@ def test_all_methods_means_what_the_registry_knows():
 
 
 def test_options_reach_one_method_or_all_that_have_them(victims):
-    grid = Grid(victims=victims[:1], methods=["nft", "ft"], options={"nft.rounds": 2, "steps": 7})
+    grid = Grid(victims=victims[:1], methods=["nft", "ft"], options={"nft.alpha": 0.5, "steps": 7})
     cells = {cell.label: cell for cell in grid.cells()}
-    assert cells["nft steps=7 rounds=2"].options["rounds"] == 2
+    assert cells["nft steps=7 alpha=0.5"].options["alpha"] == 0.5
     assert cells["ft steps=7"].options["steps"] == 7
-    assert "rounds" not in cells["ft steps=7"].options
+    assert "alpha" not in cells["ft steps=7"].options
 
 
 def test_a_control_that_is_asked_for_too_comes_once(victims):

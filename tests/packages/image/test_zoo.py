@@ -18,7 +18,7 @@ from unbackdoor_image.attacks.blend import Blend
 from unbackdoor_image.train import RECIPES, Training
 
 OTHERS = {"zoo_paper_gtsrb.toml": "gtsrb", "zoo_paper_tiny.toml": "tinyimagenet", "zoo_paper_imagenet.toml": "imagenet"}
-FILES = ["zoo_small.toml", "zoo_paper.toml", "zoo_digits.toml", "zoo_rates.toml", *OTHERS]
+FILES = ["zoo_small.toml", "zoo_paper.toml", "zoo_digits.toml", "zoo_families.toml", "zoo_rates.toml", *OTHERS]
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = """
 [defaults]
@@ -175,7 +175,7 @@ def test_files_of_the_repository_name_things_that_exist(zoo_tool: ModuleType, na
 def test_files_of_the_repository_miss_no_attack(zoo_tool: ModuleType) -> None:
     found = {name: {one.values["attack"] for one in zoo_tool.recipes(ROOT / "tools" / name)} for name in FILES}
     assert found["zoo_paper.toml"] == {*KIT.attacks, "none"}
-    beyond = {"lf", "adaptive-blend", "fip-adaptive", "combined"}
+    beyond = {"lf", "adaptive-blend", "fip-adaptive", "combined", "color"}
     assert all(found[name] == {*KIT.attacks, "none"} - beyond for name in OTHERS)
     assert found["zoo_small.toml"] | found["zoo_digits.toml"] == {*KIT.attacks, "none"}
 

@@ -105,8 +105,8 @@ def _trained(task_name: str, kit: TaskKit, plan: Plan, *, seed: int, device: tor
     with stages.short("measuring the victim"):
         figures = evaluate(model, data.test, task, attack)
     victim = Victim(model, attack, plan.card(task_name, data, attack, figures, seed=seed, device=device), data.files)
-    least = min((kind.health.clean for kind in kit.attacks.values()), default=0.0)
-    victim.check_health(HealthFloor(least, 0.0) if attack is None else None)
+    floor = HealthFloor(kit.attacks[kit.demo.attack].health.clean, 0.0) if attack is None else None
+    victim.check_health(floor)
     return Scene(kit, task, data, victim)
 
 
