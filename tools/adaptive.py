@@ -28,7 +28,7 @@ SAMPLES = 1000
 def main() -> None:
     """Train, measure and write after each victim."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--eta-f", nargs="+", type=float, default=[0.0, 1e-3, 1e-2, 1e-1, 1.0])
+    parser.add_argument("--eta-f", nargs="+", type=float, default=[0.0, 1e-3, 1e-2, 3e-2, 1e-1, 1.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--out", type=Path, required=True)

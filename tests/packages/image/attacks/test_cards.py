@@ -57,7 +57,7 @@ def test_figures_of_the_adaptive_attackers_card_are_those_of_its_file() -> None:
         own = [row for row in rows if row["eta_f"] == weight]
         means[weight] = [sum(row[key] for row in own) / len(own) for key in ("trace", "ACC", "ASR")]
     traces = [trace for trace, _, _ in means.values()]
-    assert all(less < 0.8 * more for more, less in itertools.pairwise(traces)), traces
+    assert all(less < 0.9 * more for more, less in itertools.pairwise(traces)), traces
     card = " ".join((fip_adaptive.__doc__ or "").split())
     for weight, figures in means.items():
         assert f"{weight:g}: " + ", ".join(f"{figure:.1f}" for figure in figures) in card
